@@ -1,0 +1,48 @@
+"""Full fine-tuning: every weight is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from luthier.errors import ModelError
+from luthier.plugins import Part
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+class Full(Part):
+    """Train every weight of the model, in float32."""
+
+    type: Literal["full"] = "full"
+
+    learning_rates: ClassVar[tuple[float, float]] = (1e-7, 3e-4)
+
+    def attach(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Unfreeze everything. Raises ModelError for a model that carries an adapter."""
+        from peft import PeftModel
+
+        if isinstance(model, PeftModel):
+            raise ModelError("full tuning of a model that carries an adapter; merge the adapter first")
+        for parameter in model.parameters():
+            parameter.requires_grad = True
+        return model.float()
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Nothing to do between steps."""
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """The model as transformers writes it, in safetensors."""
+        model.save_pretrained(folder)
+
+    def load(self, model: PreTrainedModel, folder: Path) -> None:
+        """Read the safetensors files back into the model."""
+        from safetensors.torch import load_file
+
+        weights = {name: tensor for file in sorted(folder.glob("model*.safetensors")) for name, tensor in load_file(file).items()}
+        outcome = model.load_state_dict(weights, strict=False)
+        missing = set(outcome.missing_keys) - set(model.all_tied_weights_keys)
+        if missing or outcome.unexpected_keys:
+            raise ModelError(f"{folder}: the weights do not fit this model: {sorted(missing or outcome.unexpected_keys)[:3]}")

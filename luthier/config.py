@@ -1,0 +1,263 @@
+"""`RunConfig`: a tree of at most eight sections that says everything about one run. Imports no room.
+
+A file is YAML or JSON; overrides are `train.learning_rate=1e-4`. Kinds are looked up in `plugins.py`, so this file
+never changes when a new objective, adapter or strategy appears.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from luthier.errors import ConfigError, Problem
+from luthier.plugins import OWN_ERRORS, Choice, Part, Settings
+from luthier.units import Duration
+
+Auto = Literal["auto"]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(Settings):
+    """A section that may be written as one bare value, e.g. `model: my-model` for `model: {path: my-model}`."""
+
+    bare: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_bare(cls, value: object) -> object:
+        return {cls.bare: value} if isinstance(value, str) else value
+
+
+class ModelConfig(Section):
+    """The model to start from."""
+
+    bare = "path"
+    path: str
+    """A folder, a hub id, a .gguf file, a name from `luthier models list`, or the output folder of a run."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type the weights are kept in while training; auto: float32 for trainable weights and on CPUs, else bfloat16."""
+    chat_template: str | None = None
+    """A .jinja file that replaces the tokenizer's own chat template."""
+
+
+class SourceConfig(Section):
+    """One file of rows."""
+
+    bare = "path"
+    path: str
+    """A .json or .jsonl file."""
+    format: str = "auto"
+    """Layout of the rows (`luthier plugins format`); auto: recognised, and refused when two would fit."""
+    limit: Positive | None = None
+    """Take only the first rows."""
+
+
+class DataConfig(Settings):
+    """What to train on and how rows become token sequences."""
+
+    train: Annotated[list[SourceConfig], Field(min_length=1)]
+    """Files to train on, each a path or `{path, format, limit}`."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] | list[SourceConfig] = 0.1
+    """Rows never trained on: a share of the training rows (chosen by each row's content), or files of their own."""
+    max_length: Positive = 1024
+    """Longest sequence in tokens."""
+    over_length: Literal["error", "drop", "truncate", "split"] = "error"
+    """What to do with longer sequences; error: refuse the run, so that the choice is yours."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with rows that cannot be used; error: refuse the run and name them; drop: name them in rows.json."""
+    packing: bool = True
+    """Put several sequences in one row of a micro-batch without padding (exact: they never see each other)."""
+    template_options: dict[str, Any] = {}
+    """Variables for the chat template, for example `{enable_thinking: false}`."""
+
+
+class TrainConfig(Settings):
+    """The optimisation."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate."""
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the training rows."""
+    max_steps: Positive | None = None
+    """Stop after so many optimizer steps, whatever `epochs` says."""
+    batch_size: Positive = 16
+    """Rows per optimizer step over all devices."""
+    micro_batch_size: Positive | Auto = "auto"
+    """Most rows in one forward pass; auto: as many as fit `micro_batch_tokens`."""
+    micro_batch_tokens: Positive | Auto = "auto"
+    """Most tokens in one forward pass (a single longer row passes alone); auto: 512 on CPUs, 8192 on GPUs."""
+    optimizer: Annotated[Part, Choice("optimizer")] = Field(default="adamw", validate_default=True)
+    """The optimizer."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay; never applied to norms and biases."""
+    schedule: Annotated[Part, Choice("schedule")] = Field(default="cosine", validate_default=True)
+    """Shape of the learning rate after the warm-up."""
+    warmup_steps: Annotated[float, Field(ge=0)] = 0.03
+    """Linear warm-up: a share of all steps when below 1, else a number of steps."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Clip the norm of all gradients to this; null: do not clip."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type of the arithmetic; auto: bf16 on GPUs that have it, fp32 on CPUs."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of weights, order and dropout."""
+    evaluate_every: Duration | None = Duration(1, "epochs")
+    """How often to measure the held-out loss; null: only at the end."""
+    save_every: Duration | None = Duration(1, "epochs")
+    """How often to write a checkpoint; null: only the best and the last."""
+
+
+class EvaluateConfig(Settings):
+    """How the tuned model is measured on the held-out rows after training."""
+
+    metrics: list[Annotated[Part, Choice("metric")]] = []
+    """Metrics of generated answers, for example `[exact_match, token_f1, chrf]`; empty: loss only."""
+    max_new_tokens: Positive = 128
+    """Longest generated answer in tokens."""
+    limit: Positive | None = None
+    """Use at most so many held-out rows for generated answers."""
+
+
+class OutputConfig(Section):
+    """Where the run is written."""
+
+    bare = "dir"
+    dir: str
+    """Folder of the run; holds the tuned model, checkpoints, metrics, report and the resolved config."""
+    keep: Positive = 2
+    """Newest checkpoints to keep; the best is kept besides."""
+    final: Literal["best", "last"] = "best"
+    """Which weights stand at the top of the folder: lowest held-out loss, or the last step."""
+    trackers: list[Annotated[Part, Choice("tracker")]] = []
+    """Further places for metrics, for example `[tensorboard]`; `metrics.jsonl` is always written."""
+
+
+class RunConfig(Settings):
+    """Everything about one run."""
+
+    model: ModelConfig
+    data: DataConfig
+    adapter: Annotated[Part, Choice("adapter")] = Field(default="lora", validate_default=True)
+    objective: Annotated[Part, Choice("objective")] = Field(default="sft", validate_default=True)
+    train: TrainConfig = TrainConfig()
+    parallel: Annotated[Part, Choice("strategy")] = Field(default="auto", validate_default=True)
+    evaluate: EvaluateConfig = EvaluateConfig()
+    output: OutputConfig
+
+    def to_yaml(self) -> str:
+        """The resolved config, every key written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML or JSON file and apply overrides such as `train.epochs=1`.
+
+    Raises:
+        ConfigError: every problem found, each with its key path, what is allowed and the nearest match.
+    """
+    tree = read_tree(path)
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, source=str(path))
+
+
+def parse_config(tree: dict[str, Any], *, source: str = "config") -> RunConfig:
+    """Validate a tree of plain values; raises ConfigError as `read_config` does."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError([_problem(dict(e)) for e in error.errors()], source=source) from None
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """The plain values of a YAML or JSON file. Duplicate keys are refused: one of them would be lost silently."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"no such file (looked at {file.absolute()})", source=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read as text: {error}", source=str(path)) from None
+    try:
+        tree = json.loads(text, object_pairs_hook=_unique) if file.suffix == ".json" else _yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"not valid {file.suffix or 'YAML'}: {error}", source=str(path)) from None
+    if not isinstance(tree, dict):
+        raise ConfigError("a config is a mapping of sections; see `luthier config schema`", source=str(path))
+    return tree
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"the key {key!r} is given twice")
+    return dict(pairs)
+
+
+class _UniqueLoader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise ValueError(f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_UniqueLoader)  # noqa: S506 - a SafeLoader
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one `a.b.c=value` in the tree; a bare section value becomes its mapping first."""
+    path, equals, value = override.partition("=")
+    keys = path.lstrip("-").replace("-", "_").split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"{override!r} is not an override; write section.key=value, e.g. train.epochs=1")
+    for depth, key in enumerate(keys[:-1]):
+        inner = tree.get(key)
+        if inner is None or isinstance(inner, str):
+            section = ".".join(keys[: depth + 1])
+            inner = {} if inner is None else {_bare_key(section): inner}
+            tree[key] = inner
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{'.'.join(keys[: depth + 1])} holds a {type(inner).__name__}, not keys", source=override)
+        tree = inner
+    try:
+        tree[keys[-1]] = _yaml(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{value!r} is not a YAML value: {error}", source=path) from None
+
+
+def _bare_key(section: str) -> str:
+    kind = RunConfig.model_fields[section].annotation if section in RunConfig.model_fields else None
+    return kind.bare if isinstance(kind, type) and issubclass(kind, Section) else "type"
+
+
+def _problem(error: dict[str, Any]) -> Problem:
+    """One pydantic error as a sentence with the path, what was given and what is allowed."""
+    path = ".".join(str(part) for part in error["loc"] if not _is_union_tag(part))
+    if error["type"] == "missing":
+        return Problem(path, "is required")
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] in OWN_ERRORS or error["type"] == "value_error":
+        return Problem(path, message)
+    return Problem(path, f"{message[0].lower()}{message[1:]}; given: {error['input']!r}")
+
+
+def _is_union_tag(part: str | int) -> bool:
+    """pydantic puts the name of the tried alternative into the path; no key of ours looks like one."""
+    return isinstance(part, str) and (part in ("float", "int", "str") or any(c in part for c in "[-("))

@@ -1,0 +1,163 @@
+"""Token sequences into micro-batches: which rows share a forward pass, and where everything stands in it.
+
+A step is a set of rows; how they are laid out (packed in one row, or padded with rows of like length) never changes
+what is computed, only how fast. Knows no objective and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from luthier.data.conversation import Content, Origin
+from luthier.data.render import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, rendered. Its sequences (one, or several that belong together) stay in one micro-batch."""
+
+    origin: Origin
+    content_id: str
+    sequences: tuple[Tokens, ...]
+    content: Content
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences."""
+        return sum(len(sequence) for sequence in self.sequences)
+
+    @property
+    def supervised(self) -> int:
+        """Supervised tokens of all sequences."""
+        return sum(sequence.supervised for sequence in self.sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One sequence in a batch: whose it is, and where it stands in the flattened batch."""
+
+    example: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What is to be predicted. A position may ask for several labels; positions without labels are never computed.
+
+    `position` `[N]` indexes the flattened hidden states `[B*T]`, `label` `[N]` is the id to predict there, `weight`
+    `[N]` its weight in the loss, `segment` `[N]` the index of its segment.
+    """
+
+    position: Tensor
+    label: Tensor
+    weight: Tensor
+    segment: Tensor
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One forward pass: `ids` and `positions` `[B, T]`, the segments, and the targets.
+
+    `lengths` is the lengths of the segments where they are packed into one row (then `B` is 1), else None.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    segments: tuple[Segment, ...]
+    targets: Targets
+    lengths: tuple[int, ...] | None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        t = self.targets
+        moved = Targets(t.position.to(device), t.label.to(device), t.weight.to(device), t.segment.to(device))
+        return Batch(self.ids.to(device), self.positions.to(device), self.segments, moved, self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a step is cut: packed or padded, at most so many tokens and rows in one forward pass."""
+
+    packing: bool
+    tokens: int
+    rows: int | None = None
+    pad_id: int = 0
+
+
+def plan(lengths: Sequence[int], layout: Layout, *, ranks: int) -> list[list[list[int]]]:
+    """Which examples go where: `[rank][micro-batch][index into lengths]`.
+
+    Examples are sorted by length, filled into micro-batches under the layout's limits, and dealt to the ranks by load.
+    Every rank gets the same number of micro-batches (some may be empty), so that collective calls always match.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    bins: list[list[int]] = []
+    for index in order:
+        home = next((b for b in bins if _fits(b, lengths[index], lengths, layout)), None)
+        if home is None:
+            bins.append([index])
+        else:
+            home.append(index)
+    while len(bins) < ranks and any(len(b) > 1 for b in bins):  # no rank idles while another has rows to spare
+        largest = max(bins, key=lambda b: (len(b) > 1, sum(lengths[i] for i in b)))
+        bins.remove(largest)
+        bins += [largest[::2], largest[1::2]]
+    shares: list[list[list[int]]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for group in sorted(bins, key=lambda b: (-sum(lengths[i] for i in b), b[0])):
+        rank = loads.index(min(loads))
+        shares[rank].append(group)
+        loads[rank] += sum(lengths[i] for i in group)
+    count = max(len(share) for share in shares)
+    return [share + [[]] * (count - len(share)) for share in shares]
+
+
+def _fits(group: Sequence[int], length: int, lengths: Sequence[int], layout: Layout) -> bool:
+    if layout.rows is not None and len(group) >= layout.rows:
+        return False
+    if layout.packing:
+        return sum(lengths[i] for i in group) + length <= layout.tokens
+    return max(lengths[i] for i in group) * (len(group) + 1) <= layout.tokens  # the first of a group is its longest
+
+
+def lay_out(examples: Sequence[Example], layout: Layout) -> Batch:
+    """One micro-batch. No examples give one padding token without targets, for a rank with nothing to do."""
+    sequences = [(index, sequence) for index, example in enumerate(examples) for sequence in example.sequences]
+    if not sequences:
+        blank = Tokens(np.full(1, layout.pad_id, dtype=np.int32), np.zeros(1, dtype=np.float32))
+        sequences = [(0, blank)]
+    lengths = [len(sequence) for _, sequence in sequences]
+    width = sum(lengths) if layout.packing else max(lengths)
+    rows = 1 if layout.packing else len(sequences)
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if layout.packing else np.arange(rows) * width
+    ids = np.full(rows * width, layout.pad_id, dtype=np.int64)
+    positions = np.zeros(rows * width, dtype=np.int64)
+    targets: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    for number, ((_, sequence), start) in enumerate(zip(sequences, starts, strict=True)):
+        place = slice(int(start), int(start) + len(sequence))
+        ids[place] = sequence.ids
+        positions[place] = np.arange(len(sequence))
+        asked = np.flatnonzero(sequence.weights[1:]) + 1  # token t is predicted at position t - 1
+        targets.append((start + asked - 1, sequence.ids[asked], sequence.weights[asked], np.full(len(asked), number)))
+    position, label, weight, segment = (np.concatenate(column) for column in zip(*targets, strict=True))
+    return Batch(
+        ids=torch.from_numpy(ids).view(rows, width),
+        positions=torch.from_numpy(positions).view(rows, width),
+        segments=tuple(Segment(i, int(s), n) for (i, _), s, n in zip(sequences, starts, lengths, strict=True)),
+        targets=Targets(
+            position=torch.from_numpy(position.astype(np.int64)),
+            label=torch.from_numpy(label.astype(np.int64)),
+            weight=torch.from_numpy(weight.astype(np.float32)),
+            segment=torch.from_numpy(segment.astype(np.int64)),
+        ),
+        lengths=tuple(lengths) if layout.packing else None,
+    )

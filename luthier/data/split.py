@@ -1,0 +1,27 @@
+"""Which side a row falls on: decided by what it says, so it stays there when other rows are added or reordered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from luthier.data.ledger import Side
+
+
+def sides(content_ids: Sequence[str], *, held_out: float) -> list[Side]:
+    """The side of each row. Equal rows share a side.
+
+    A row is held out when a hash of its content, read as a fraction of 1, is below `held_out`. Where that takes no
+    row or every row of a small set, the one with the lowest (highest) hash is moved, so that both sides exist.
+    """
+    places = [_place(identity) for identity in content_ids]
+    if held_out == 0:
+        return ["train"] * len(places)
+    chosen = {place for place in places if place < held_out} or {min(places, default=0.0)}
+    if len(set(places)) > 1 and chosen == set(places):
+        chosen.discard(max(places))
+    return ["held_out" if place in chosen and len(set(places)) > 1 else "train" for place in places]
+
+
+def _place(content_id: str) -> float:
+    return int.from_bytes(hashlib.blake2b(content_id.encode(), digest_size=8).digest()) / 2**64

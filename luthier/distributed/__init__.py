@@ -1,0 +1,1 @@
+"""Room `distributed`: how the work of one step is shared by devices."""

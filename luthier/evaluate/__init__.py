@@ -1,0 +1,1 @@
+"""Room `evaluate`: how good a model is, and whether it got better."""

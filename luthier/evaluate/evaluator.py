@@ -1,0 +1,52 @@
+"""The evaluator: held-out loss and scored answers of one model. Replaceable: `Factory(evaluator=...)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from luthier.config import EvaluateConfig
+from luthier.data.pack import Example, Layout
+from luthier.data.render import Renderer
+from luthier.evaluate.generate import Answered, answer_all, question
+from luthier.evaluate.loss import mean_loss, row_losses
+from luthier.evaluate.metrics import Metric
+from luthier.inference.engine import Sampling
+from luthier.inference.hf import HfEngine
+from luthier.models.output import Forward
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Evaluator:
+    """The built-in evaluator."""
+
+    def loss(self, model: Any, forward: Forward, examples: Sequence[Example], layout: Layout) -> dict[str, float]:
+        """`loss` in nats per supervised token, and `perplexity`."""
+        mean = mean_loss(row_losses(model, forward, examples, layout))
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+
+    def answers(
+        self, model: PreTrainedModel, renderer: Renderer, examples: Sequence[Example], config: EvaluateConfig
+    ) -> dict[str, float]:
+        """The mean of each configured metric over generated answers."""
+        rows = self.answered(model, renderer, examples, config)
+        names = [metric.type for metric in config.metrics]
+        return {name: sum(row.scores[name] for row in rows) / len(rows) for name in names} if rows else {}
+
+    def answered(
+        self,
+        model: PreTrainedModel,
+        renderer: Renderer,
+        examples: Sequence[Example],
+        config: EvaluateConfig,
+        *,
+        on_answer: Callable[[], object] = lambda: None,
+    ) -> list[Answered]:
+        """Greedy answers to the questions among the rows, with their scores."""
+        found = [asked for example in examples if (asked := question(example.content)) is not None]
+        metrics = [cast(Metric, metric) for metric in config.metrics]
+        sampling = Sampling(max_new_tokens=config.max_new_tokens)
+        return answer_all(HfEngine(model, renderer), found[: config.limit], metrics, sampling, on_answer=on_answer)

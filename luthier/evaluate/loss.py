@@ -1,0 +1,49 @@
+"""Loss on rows that are not trained on: per row, so that two models can be compared row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from luthier.data.pack import Example, Layout, lay_out, plan
+from luthier.models.output import Forward
+
+
+@dataclass(frozen=True, slots=True)
+class RowLoss:
+    """The negative log-likelihood of one row's supervised tokens, in nats, and how many they are."""
+
+    total: float
+    tokens: int
+
+
+def row_losses(
+    model: nn.Module,
+    forward: Forward,
+    examples: Sequence[Example],
+    layout: Layout,
+    *,
+    on_rows: Callable[[int], object] = lambda count: None,
+) -> list[RowLoss]:
+    """The loss of each example, in order. The model is put into evaluation mode."""
+    losses = [RowLoss(0.0, 0)] * len(examples)
+    device = next(model.parameters()).device
+    model.eval()
+    for group in plan([example.tokens for example in examples], layout, ranks=1)[0]:
+        batch = lay_out([examples[i] for i in group], layout).to(device)
+        with torch.no_grad():
+            logprobs = forward(model, batch).logprobs(batch.targets).double().cpu()
+        owner = torch.tensor([segment.example for segment in batch.segments])[batch.targets.segment.cpu()]
+        for place, i in enumerate(group):
+            mine = owner == place
+            losses[i] = RowLoss(-float(logprobs[mine].sum()), int(mine.sum()))
+        on_rows(len(group))
+    return losses
+
+
+def mean_loss(losses: Sequence[RowLoss]) -> float:
+    """Nats per supervised token over all rows."""
+    return sum(loss.total for loss in losses) / max(sum(loss.tokens for loss in losses), 1)

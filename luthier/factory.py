@@ -1,0 +1,293 @@
+"""THE page: how a run goes, from config to tuned model. The only file that sees every room of the core.
+
+    model, metrics = luthier.Factory().fine_tune(config)
+
+Each of the four parts can be replaced by any object with the same methods:
+`Factory(data=..., models=..., trainer=..., evaluator=...)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from luthier.adapters.base import Adapter, trainable
+from luthier.config import RunConfig
+from luthier.data.loader import Loader
+from luthier.data.pack import Layout
+from luthier.data.processor import DataProcessor, Prepared
+from luthier.data.render import Renderer
+from luthier.distributed.strategy import Strategy, StrategySettings
+from luthier.evaluate.evaluator import Evaluator
+from luthier.models.load import ModelLoader
+from luthier.models.output import Forward
+from luthier.objectives.base import Objective
+from luthier.system.files import write_text
+from luthier.system.hardware import choose_precision, environment, micro_batch_tokens, peak_memory_bytes
+from luthier.tracking.base import Tracker, TrackerSettings
+from luthier.tracking.jsonl import Jsonl
+from luthier.tracking.plot import plot_loss
+from luthier.tracking.report import write_report
+from luthier.tracking.run import RunFolder, fingerprint
+from luthier.train.check import Report, check_data, check_model
+from luthier.train.checkpoint import Checkpoints, Trained
+from luthier.train.loop import Job, Trainer, TrainerLike
+from luthier.train.observers.base import Observer
+from luthier.train.observers.log import Log
+from luthier.train.observers.save import Save
+from luthier.train.optim import OptimizerSettings
+from luthier.train.schedule import Schedule
+from luthier.train.state import State, seed_everything
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class FineTuned(NamedTuple):
+    """The tuned model in evaluation mode, and what was measured."""
+
+    model: PreTrainedModel
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Everything that is known before the model is loaded."""
+
+    renderer: Renderer
+    data: Prepared
+    layout: Layout
+    report: Report
+
+
+class Stages:
+    """Told what a run is doing; interfaces subclass it to show progress."""
+
+    def stage(self, text: str) -> None:
+        """A new stage begins."""
+
+    def report(self, ready: Ready) -> None:
+        """The check is done; warnings and sample rows are in `ready.report`."""
+
+
+class Factory:
+    """Runs configs with its four parts."""
+
+    def __init__(
+        self,
+        *,
+        data: DataProcessor | None = None,
+        models: ModelLoader | None = None,
+        trainer: TrainerLike | None = None,
+        evaluator: Evaluator | None = None,
+    ) -> None:
+        self.data = data or DataProcessor()
+        self.models = models or ModelLoader()
+        self.trainer = trainer or Trainer()
+        self.evaluator = evaluator or Evaluator()
+
+    def fine_tune(
+        self,
+        config: RunConfig,
+        *,
+        observers: Sequence[Observer] = (),
+        stages: Stages | None = None,
+        restart: bool = False,
+    ) -> FineTuned:
+        """Check, train, measure and save one run; continues an interrupted run of the same config.
+
+        Raises:
+            UserError: a mistake in config, data, model or output folder, found before anything is trained.
+            Interrupted: stopped by a signal, after a checkpoint.
+            LuthierError: anything else that can be said in a sentence.
+        """
+        stages = stages or Stages()
+        strategy = cast(StrategySettings, config.parallel).open()
+        try:
+            stages.stage("reading and rendering the data")
+            ready = self.prepare(config, device_type=strategy.device.type)
+            stages.report(ready)
+            ready.report.require_no_errors()
+            folder, resolved, data_id = RunFolder(config.output.dir), config.model_dump(mode="json"), _data_id(ready.data)
+            folder.require_free_or_same(resolved, data_id, restart=restart)
+            stages.stage("loading the model")
+            job, checkpoints = self._job(config, ready, strategy)
+            if strategy.rank == 0:
+                fresh = restart or folder.record() is None
+                folder.start(resolved, data_id, _files(config, ready), restart=restart) if fresh else None
+            strategy.barrier()
+            job = _resume(job, checkpoints, stages)
+            job = _observe(job, config, checkpoints, observers)
+            stages.stage(f"training {_counts(job)}")
+            state = self.trainer.train(job)
+            stages.stage("measuring and saving the tuned model")
+            metrics = self._finish(config, ready, job, checkpoints, state)
+            if strategy.rank == 0:
+                folder.finish()
+            return FineTuned(job.trained.model, metrics)
+        finally:
+            strategy.close()
+
+    def prepare(self, config: RunConfig, *, device_type: str = "cpu") -> Ready:
+        """Tokenizer, data and the check of both; nothing is written."""
+        tokenizer = self.models.tokenizer(config.model)
+        stop_ids = self.models.stop_ids(config.model)
+        renderer = Renderer(tokenizer, stop_ids=stop_ids, options=config.data.template_options)
+        objective = cast(Objective, config.objective)
+        data = self.data.prepare(config.data, renderer, objective.sequences)
+        report = check_data(config, data, renderer, cast(Adapter, config.adapter))
+        rows = config.train.micro_batch_size
+        layout = Layout(
+            packing=config.data.packing,
+            tokens=micro_batch_tokens(config.train.micro_batch_tokens, device_type) if rows == "auto" else 2**31,
+            rows=None if rows == "auto" else rows,
+            pad_id=tokenizer.pad_token_id or 0,
+        )
+        return Ready(renderer, data, layout, report)
+
+    def check(self, config: RunConfig) -> Ready:
+        """The whole check, the model's part included; trains nothing and writes nothing."""
+        ready = self.prepare(config)
+        model = self.models.load(config.model)
+        findings = [*ready.report.findings, *check_model(config, model, ready.data, ready.layout)]
+        return Ready(ready.renderer, ready.data, ready.layout, Report(findings, ready.report.samples))
+
+    # ---- the parts of a run ------------------------------------------------------------------------------------
+
+    def _job(self, config: RunConfig, ready: Ready, strategy: Strategy) -> tuple[Job, Checkpoints]:
+        """Model, adapter, optimizer and loader, placed on the devices."""
+        seed_everything(config.train.seed, rank=0)  # the same new weights on every rank
+        precision = choose_precision(config.train.precision, strategy.device.type)
+        frozen = "bfloat16" if precision == "bf16" else "float32"
+        model = self.models.load(config.model, dtype=frozen)
+        Report(check_model(config, model, ready.data, ready.layout), []).require_no_errors()
+        adapter = cast(Adapter, config.adapter)
+        model = adapter.attach(model)
+        if config.train.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        forward = Forward(model)
+        wrapped = strategy.prepare(model)
+        parameters = trainable(model)
+        optimizer = cast(OptimizerSettings, config.train.optimizer).build(
+            parameters, weight_decay=config.train.weight_decay
+        )
+        seed_everything(config.train.seed, rank=strategy.rank)
+        loader = Loader(
+            ready.data.train,
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            layout=ready.layout,
+            rank=strategy.rank,
+            ranks=strategy.ranks,
+        )
+        epochs = -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000)
+        every = config.train.evaluate_every
+        job = Job(
+            model=wrapped,
+            trained=Trained(model, adapter, optimizer, strategy),
+            forward=forward,
+            objective=cast(Objective, config.objective),
+            loader=loader,
+            settings=config.train,
+            schedule=cast(Schedule, config.train.schedule),
+            precision=precision,
+            state=State(),
+            total_steps=min(epochs, config.train.max_steps or epochs),
+            evaluate_every=every and every.steps(**_lengths(loader)),
+            evaluate=(lambda: self.evaluator.loss(model, forward, ready.data.held_out, ready.layout))
+            if ready.data.held_out
+            else None,
+            observers=(),
+        )
+        return job, Checkpoints(Path(config.output.dir), keep=config.output.keep)
+
+    def _finish(
+        self, config: RunConfig, ready: Ready, job: Job, checkpoints: Checkpoints, state: State
+    ) -> dict[str, float]:
+        """Choose the final weights, measure them, write them and the report."""
+        trained, folder = job.trained, Path(config.output.dir)
+        best = state.best_step if config.output.final == "best" else None
+        if best is not None and best != state.step:
+            trained.adapter.load(trained.model, checkpoints.path(best))
+        trained.model.eval()
+        metrics: dict[str, float] = {"steps": state.step, "tokens": state.tokens, "final_step": best or state.step}
+        if ready.data.held_out:
+            metrics |= self.evaluator.loss(trained.model, job.forward, ready.data.held_out, ready.layout)
+        if config.evaluate.metrics:
+            metrics |= self.evaluator.answers(trained.model, ready.renderer, ready.data.held_out, config.evaluate)
+        metrics["peak_memory_bytes"] = peak_memory_bytes()
+        if trained.strategy.rank == 0:
+            trained.adapter.save(trained.model, folder)
+            ready.renderer.tokenizer.save_pretrained(folder)
+            write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+            plot_loss(folder)
+            write_report(folder, f"Run {folder.name}", _sections(config, ready, metrics))
+        return metrics
+
+
+def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:
+    """The job from its newest good checkpoint on."""
+    from dataclasses import replace
+
+    for path, fault in checkpoints.damaged().items():
+        stages.stage(f"warning: {path} is damaged ({fault}); using an older one")
+    newest = checkpoints.newest()
+    if newest is None:
+        return job
+    state = checkpoints.restore(newest, job.trained)
+    stages.stage(f"continuing from {newest} (step {state.step} of {job.total_steps})")
+    return replace(job, state=state)
+
+
+def _observe(job: Job, config: RunConfig, checkpoints: Checkpoints, observers: Sequence[Observer]) -> Job:
+    """The job with its observers: saving on every rank, the rest on the first."""
+    from dataclasses import replace
+
+    every = config.train.save_every
+    save = Save(checkpoints, job.trained, every=every and every.steps(**_lengths(job.loader)))
+    if job.trained.strategy.rank != 0:
+        return replace(job, observers=(save,))
+    settings = [Jsonl(), *config.output.trackers]
+    trackers: list[Tracker] = [cast(TrackerSettings, part).open(Path(config.output.dir)) for part in settings]
+    return replace(job, observers=(Log(trackers), save, *observers))
+
+
+def _lengths(loader: Loader) -> dict[str, Any]:
+    return {"steps_per_epoch": loader.steps_per_epoch, "tokens_per_step": loader.tokens_per_step}
+
+
+def _counts(job: Job) -> str:
+    count = sum(p.numel() for p in trainable(job.trained.model).values())
+    total = sum(p.numel() for p in job.trained.model.parameters())
+    return f"{count:,} of {total:,} parameters ({100 * count / total:.2f} %) for {job.total_steps} steps"
+
+
+def _data_id(data: Prepared) -> str:
+    """A hash of every id and weight that will be trained on, in order."""
+    rendered = (t.ids.tobytes().hex() + t.weights.tobytes().hex() for e in data.train for t in e.sequences)
+    return fingerprint(rendered)
+
+
+def _files(config: RunConfig, ready: Ready) -> dict[str, str]:
+    return {
+        "config.yaml": config.to_yaml(),
+        "environment.json": json.dumps(environment(), indent=1) + "\n",
+        "rows.json": ready.data.ledger.to_json(),
+    }
+
+
+def _sections(config: RunConfig, ready: Ready, metrics: Mapping[str, float]) -> list[tuple[str, Mapping[str, object] | str]]:
+    readings = "\n".join(f"* {reading}" for reading in ready.data.readings)
+    warnings = "\n".join(f"* {f.level}: {f}" for f in ready.report.findings) or "Nothing to report."
+    return [
+        ("Result", dict(metrics)),
+        ("Loss", "![loss](loss.png)"),
+        ("Rows", readings),
+        ("What became of every row", {**ready.data.ledger.summary(), **ready.data.ledger.reasons()}),
+        ("Check", warnings),
+        ("Config", f"```yaml\n{config.to_yaml()}```"),
+        ("Next", f"```\nluthier chat {config.output.dir}\nluthier compare {config.model.path} {config.output.dir} --data FILE\n```"),
+    ]

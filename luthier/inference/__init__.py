@@ -1,0 +1,1 @@
+"""Room `inference`: answers from a model."""

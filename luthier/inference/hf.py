@@ -1,0 +1,99 @@
+"""The engine on transformers' `generate`: batched with left padding, or streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from luthier.data.conversation import Conversation
+from luthier.data.render import Renderer
+from luthier.inference.engine import Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BATCH_PROMPTS = 16
+"""Prompts that are answered at once."""
+
+
+class HfEngine:
+    """Answers with a loaded model."""
+
+    def __init__(self, model: PreTrainedModel, renderer: Renderer) -> None:
+        self.model, self.renderer = model, renderer
+        tokenizer = renderer.tokenizer
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(renderer.stop_ids, default=0)
+
+    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """Answers in batches of prompts of like length."""
+        encoded = [self.renderer.prompt(prompt.messages, prompt.tools) for prompt in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: (len(encoded[i]), i))
+        self.model.eval()
+        for start in range(0, len(order), BATCH_PROMPTS):
+            group = order[start : start + BATCH_PROMPTS]
+            width = max(len(encoded[i]) for i in group)
+            ids = torch.full((len(group), width), int(self.pad))
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(group):
+                ids[row, width - len(encoded[i]) :] = torch.tensor(encoded[i])
+                mask[row, width - len(encoded[i]) :] = 1
+            output = self._run(ids, mask, sampling)
+            for row, i in enumerate(group):
+                yield i, self._text(output[row, width:].tolist())
+
+    def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
+        """Pieces of text; the model runs in a thread of its own."""
+        from transformers import TextIteratorStreamer
+
+        streamer = TextIteratorStreamer(self.renderer.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        ids = torch.tensor([self.renderer.prompt(prompt.messages, prompt.tools)])
+        failed: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                self._run(ids, torch.ones_like(ids), sampling, streamer=streamer)
+            except BaseException as error:  # noqa: BLE001 - carried to the reader below
+                failed.append(error)
+                streamer.end()
+
+        self.model.eval()
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        yield from (piece for piece in streamer if piece)
+        thread.join()
+        if failed:
+            raise failed[0]
+
+    def _run(self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, **extra: Any) -> torch.Tensor:
+        from transformers import GenerationConfig
+
+        device = self.model.get_input_embeddings().weight.device  # type: ignore[union-attr]
+        settings = GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=sampling.temperature > 0,
+            temperature=sampling.temperature if sampling.temperature > 0 else 1.0,
+            top_p=sampling.top_p,
+            top_k=0,
+            repetition_penalty=1.0,
+            eos_token_id=sorted(self.renderer.stop_ids) or None,
+            pad_token_id=int(self.pad),
+        )
+        state = torch.get_rng_state()
+        try:
+            if sampling.seed is not None:
+                torch.manual_seed(sampling.seed)
+            with torch.inference_mode():
+                result = self.model.generate(  # type: ignore[operator]
+                    input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings, **extra
+                )
+        finally:
+            torch.set_rng_state(state)  # answering never changes what training draws
+        output: torch.Tensor = result.cpu()
+        return output
+
+    def _text(self, ids: list[int]) -> str:
+        end = next((i for i, token in enumerate(ids) if token in self.renderer.stop_ids), len(ids))
+        return str(self.renderer.tokenizer.decode(ids[:end], skip_special_tokens=True))

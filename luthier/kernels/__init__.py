@@ -1,0 +1,1 @@
+"""Room `kernels`: named computations with a plain version beside each, which the tests hold them to."""

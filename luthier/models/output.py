@@ -1,0 +1,90 @@
+"""What a model says about a batch: log-probabilities at the targets, and nothing where nothing is asked.
+
+The model's own forward runs unchanged. A pre-hook on its output head hands over the hidden states at the target
+positions; for a plain linear head the kernel takes it from there and the head itself sees no row, for any other head
+(soft-capped, scaled, adapted) it runs on the target positions only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.data.pack import Batch, Targets
+from luthier.errors import ModelError
+from luthier.kernels.logprobs import label_logprobs, logits_to_logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The answer to one batch."""
+
+    hidden: Tensor | None
+    head: nn.Linear | None
+    logits: Tensor | None = field(default=None)
+
+    def logprobs(self, targets: Targets) -> Tensor:
+        """log p(label) `[N]` in float32 (float64 for a float64 model), in the order of the targets."""
+        if self.logits is not None:
+            return logits_to_logprobs(self.logits, targets.label)
+        assert self.hidden is not None and self.head is not None
+        return label_logprobs(self.hidden, self.head.weight, targets.label, self.head.bias)
+
+
+class Forward:
+    """Runs a model on batches. Made once per model; decides once which way its head goes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.head = output_head(model)
+        self.plain_head = type(self.head) is nn.Linear and not head_is_bent(model)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Output:
+        """One forward pass; `model` is the model given before, or that model wrapped by a strategy."""
+        taken: list[Tensor] = []
+
+        def take(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+            hidden: Tensor = args[0]
+            picked = hidden.reshape(-1, hidden.shape[-1])[batch.targets.position]
+            taken.append(picked)
+            return (picked[:0] if self.plain_head else picked,)
+
+        hook = self.head.register_forward_pre_hook(take)
+        try:
+            packed = {} if batch.lengths is None else {"segments": batch.lengths}
+            result = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, **packed)
+        finally:
+            hook.remove()
+        if self.plain_head:
+            return Output(taken[0], self.head)
+        return Output(None, None, result.logits)
+
+
+def output_head(model: nn.Module) -> nn.Linear:
+    """The module that turns hidden states into logits.
+
+    Raises:
+        ModelError: the model has none, so it is not a language model.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if head is None:
+        raise ModelError(f"{type(model).__name__} has no output head; Luthier tunes causal language models")
+    return head  # type: ignore[no-any-return]
+
+
+def head_is_bent(model: nn.Module) -> bool:
+    """Whether the model does more to its logits than the linear head, found by asking it about three tokens."""
+    head = output_head(model)
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    training = model.training
+    try:
+        with torch.no_grad():
+            ids = torch.arange(3, device=head.weight.device)[None]
+            logits = model.eval()(input_ids=ids, use_cache=False).logits
+            return not torch.allclose(head(seen[0]), logits, rtol=1e-4, atol=1e-4)
+    finally:
+        hook.remove()
+        model.train(training)

@@ -1,0 +1,1 @@
+"""Room `objectives`: what is learnt, as a sum over units."""

@@ -1,0 +1,21 @@
+"""Continued pre-training: the negative log-likelihood of every token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from luthier.data.conversation import Content
+from luthier.objectives.sft import Sft
+
+if TYPE_CHECKING:
+    from luthier.data.render import Renderer, Tokens
+
+
+class Pretrain(Sft):
+    """Learn every token of a text, or of a conversation as the chat template writes it."""
+
+    type: Literal["pretrain"] = "pretrain"  # type: ignore[assignment] - its own name
+
+    def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
+        """The whole text, every token supervised."""
+        return [renderer.whole(content)]

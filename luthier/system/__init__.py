@@ -1,0 +1,1 @@
+"""Room `system`: files, folders and facts about this machine."""

@@ -1,0 +1,104 @@
+"""Files that appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from luthier.errors import StorageError
+
+PREFIX = ".incomplete-"
+"""Names of what is being written; anything with it may be deleted when nothing runs."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file atomically.
+
+    Raises:
+        StorageError: the disk refused; the old file is intact.
+    """
+    temporary = path.with_name(PREFIX + path.name)
+    with refused_writes_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill; it gets its name when the block ends, and is removed when the block fails.
+
+    Raises:
+        StorageError: the disk refused; whatever stood at `path` before is intact.
+    """
+    temporary = path.with_name(PREFIX + path.name)
+    with refused_writes_of(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            sync_folder(temporary)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.rename(path)
+            sync_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder durable."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def refused_writes_of(path: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk raises into one message that names the file and the free space.
+
+    Libraries wrap the system's error in types of their own (safetensors), so the message is looked at too.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        full = number in _FULL or any(f"os error {code}" in str(error) for code in _FULL)
+        if not full and not isinstance(error, PermissionError) and number != errno.EROFS:
+            raise
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        free = shutil.disk_usage(folder).free
+        what = "the disk is full" if full else f"not writable ({error})"
+        raise StorageError(
+            f"could not write {path}: {what}; {free / 1e6:.0f} MB free at {folder}. What was saved before is intact; "
+            "make room and run the same command again."
+        ) from error

@@ -1,0 +1,1 @@
+"""Room `tracking`: what a run leaves behind: its folder, metrics, plot and report."""

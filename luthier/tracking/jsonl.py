@@ -1,0 +1,55 @@
+"""Metrics as JSON Lines: one object a step, in `metrics.jsonl`. Always on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.plugins import Part
+from luthier.system.files import refused_writes_of, write_text
+
+FILE = "metrics.jsonl"
+
+
+class Jsonl(Part):
+    """Write `metrics.jsonl` in the output folder."""
+
+    type: Literal["jsonl"] = "jsonl"
+
+    def open(self, folder: Path) -> JsonlTracker:
+        """Append to the file."""
+        return JsonlTracker(folder / FILE)
+
+
+class JsonlTracker:
+    """Each line is complete when `log` returns, so a reader may follow the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line; raises StorageError when the disk is full."""
+        with refused_writes_of(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Keep the lines up to a step; a last line that was cut off goes too."""
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        if self.path.exists():
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics file, oldest first; empty where there is none."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # cut off while it was written
+            break
+    return rows

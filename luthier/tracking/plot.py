@@ -1,0 +1,50 @@
+"""The loss of a run as a picture, `loss.png`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.system.files import PREFIX
+from luthier.tracking.jsonl import FILE, read_metrics
+
+TRAIN, HELD_OUT = "#9bb8d3", "#c2410c"
+
+
+def plot_loss(folder: Path) -> Path | None:
+    """Draw training and held-out loss against steps; None where nothing was measured yet."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    rows = read_metrics(folder / FILE)
+    if not rows:
+        return None
+    steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
+    held = [(row["step"], row["held_out_loss"]) for row in rows if "held_out_loss" in row]
+    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120, layout="constrained")
+    axes.plot(steps, losses, color=TRAIN, linewidth=1.2, label="training, each step")
+    axes.plot(steps, _smooth(losses), color="#1d4ed8", linewidth=2, label="training, smoothed")
+    if held:
+        axes.plot(*zip(*held, strict=True), color=HELD_OUT, marker="o", linewidth=2, label="held-out rows")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss per token (nats)")
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(frameon=False)
+    target = folder / "loss.png"
+    temporary = target.with_name(f"{PREFIX}loss.png")
+    figure.savefig(temporary)
+    pyplot.close(figure)
+    temporary.replace(target)
+    return target
+
+
+def _smooth(values: list[float], factor: float = 0.8) -> list[float]:
+    """Exponential mean without the bias of its start."""
+    result, mean, weight = [], 0.0, 0.0
+    for value in values:
+        mean, weight = factor * mean + (1 - factor) * value, factor * weight + (1 - factor)
+        result.append(mean / weight)
+    return result

@@ -1,0 +1,102 @@
+"""The output folder of a run: whether it may be used, what was asked for, and whether it is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import OutputError
+from luthier.system.files import write_text
+
+RUN = "run.json"
+FREE_KEYS = ("output", "evaluate", "parallel", "train.evaluate_every", "train.save_every")
+"""Keys that may differ when a run goes on: they change neither weights nor order."""
+
+
+class RunFolder:
+    """One folder, one run. `run.json` holds the resolved config, a hash of the data, and the state of the run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def record(self) -> dict[str, Any] | None:
+        """What `run.json` holds, or None for a fresh folder."""
+        try:
+            content: dict[str, Any] = json.loads((self.path / RUN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content
+
+    def require_free_or_same(self, config: Mapping[str, Any], data: str, *, restart: bool) -> None:
+        """Refuse a folder that holds something else.
+
+        Raises:
+            OutputError: files that are not a run, a finished run, or an unfinished run of another config or data.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"output.dir: {self.path} is a file")
+        record = self.record()
+        if record is None:
+            if self.path.is_dir() and any(not p.name.startswith(".") for p in self.path.iterdir()):
+                raise OutputError(f"output.dir: {self.path} is not empty and holds no run of Luthier; choose another folder")
+            return
+        if restart:
+            return
+        if record["finished"]:
+            raise OutputError(
+                f"output.dir: {self.path} holds a finished run; add --restart to train again, or set another output.dir"
+            )
+        changes = differences(record["config"], config)
+        if record["data"] != data:
+            changes.append("the data: other rows, order or rendering than before")
+        if changes:
+            listed = "\n".join(f"  {change}" for change in changes)
+            raise OutputError(
+                f"output.dir: {self.path} holds an unfinished run of another setting:\n{listed}\n"
+                "Put it back to continue, add --restart to begin anew, or set another output.dir"
+            )
+
+    def start(self, config: Mapping[str, Any], data: str, files: Mapping[str, str], *, restart: bool) -> None:
+        """Write what the run is; `restart` removes what an earlier run left."""
+        if restart and self.record() is not None:
+            shutil.rmtree(self.path)
+        for name, text in files.items():
+            write_text(self.path / name, text)
+        self._write(config, data, finished=False)
+
+    def finish(self) -> None:
+        """Mark the run as finished, after everything else was written."""
+        record = self.record() or {}
+        self._write(record["config"], record["data"], finished=True)
+
+    def _write(self, config: Mapping[str, Any], data: str, *, finished: bool) -> None:
+        write_text(self.path / RUN, json.dumps({"finished": finished, "data": data, "config": config}, indent=1) + "\n")
+
+
+def fingerprint(parts: Iterable[str]) -> str:
+    """One hash of many strings in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8") + b"\0")
+    return digest.hexdigest()
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Keys that a run cannot change half-way, as `key: before -> after`."""
+    old, new = _flat(before), _flat(after)
+    return [
+        f"{key}: {old.get(key)} -> {new.get(key)}"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key) and not any(key == k or key.startswith(f"{k}.") for k in FREE_KEYS)
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return result

@@ -1,0 +1,53 @@
+"""Metrics for TensorBoard, in `tensorboard/` of the output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.errors import MissingExtra
+from luthier.plugins import Part
+
+
+class TensorBoard(Part):
+    """Write event files for `tensorboard --logdir`."""
+
+    type: Literal["tensorboard"] = "tensorboard"
+
+    def open(self, folder: Path) -> TensorBoardTracker:
+        """Raises MissingExtra where tensorboard is not installed."""
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError:
+            raise MissingExtra("output.trackers: tensorboard", "tensorboard", "tensorboard") from None
+        return TensorBoardTracker(folder / "tensorboard")
+
+
+class TensorBoardTracker:
+    """One event file per start of the run; a resumed run tells TensorBoard which steps to hide."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writer: Any = None
+
+    def _open(self, purge_step: int | None = None) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if self.writer is None:
+            self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
+        return self.writer
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """One scalar per value."""
+        for name, value in values.items():
+            self._open().add_scalar(name, value, step)
+
+    def rewind(self, step: int) -> None:
+        """Hide later steps of earlier starts."""
+        self._open(purge_step=step + 1)
+
+    def close(self) -> None:
+        """Flush."""
+        if self.writer is not None:
+            self.writer.close()

@@ -1,0 +1,1 @@
+"""Room `train`: the loop, what it needs to be exactly resumable, and who watches it."""

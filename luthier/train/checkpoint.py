@@ -1,0 +1,146 @@
+"""Checkpoints that appear whole, are verified when read, and bring a run back exactly.
+
+`checkpoint-N/` holds the trained weights as plain transformers or peft load them, `optimizer.safetensors`,
+`random.safetensors` (one tensor per rank), `state.json`, and `manifest.json` with the sha256 of every file.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from luthier.adapters.base import Adapter, trainable
+from luthier.distributed.strategy import Strategy
+from luthier.errors import CheckpointError
+from luthier.system.files import PREFIX, atomic_folder, sha256_of
+from luthier.train.state import State, random_state, restore_random_state
+
+NAME = "checkpoint-"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a checkpoint is made of besides the state. `model` is the bare model, without a strategy's wrapper."""
+
+    model: Any
+    adapter: Adapter
+    optimizer: torch.optim.Optimizer
+    strategy: Strategy
+
+
+class Checkpoints:
+    """The checkpoints of one output folder."""
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step stands."""
+        return self.folder / f"{NAME}{step}"
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, oldest first."""
+        found = (path.name.removeprefix(NAME) for path in self.folder.glob(f"{NAME}*"))
+        return sorted(int(number) for number in found if number.isdigit())
+
+    def save(self, state: State, trained: Trained) -> None:
+        """Write a checkpoint from all ranks together, then remove the ones no longer needed.
+
+        Raises:
+            StorageError: the disk refused; earlier checkpoints are intact.
+        """
+        random = trained.strategy.gather(random_state(trained.strategy.device))
+        if trained.strategy.rank == 0 and state.step not in self.steps():
+            with atomic_folder(self.path(state.step)) as folder:
+                trained.adapter.save(trained.model, folder)
+                save_file(optimizer_tensors(trained.optimizer, trained.model), folder / "optimizer.safetensors")
+                save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
+                (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
+                sums = {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+                (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+            self._remove_old(state)
+        trained.strategy.barrier()
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint whose files are all as they were written."""
+        return next((self.path(step) for step in reversed(self.steps()) if verify(self.path(step)) is None), None)
+
+    def damaged(self) -> dict[str, str]:
+        """Checkpoints that must not be used, each with what is wrong."""
+        faults = {str(self.path(step)): verify(self.path(step)) for step in self.steps()}
+        return {path: fault for path, fault in faults.items() if fault}
+
+    def restore(self, path: Path, trained: Trained) -> State:
+        """Weights, optimizer and random state as they were; returns the state."""
+        state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        trained.adapter.load(trained.model, path)
+        load_optimizer(trained.optimizer, trained.model, load_file(path / "optimizer.safetensors"))
+        random = load_file(path / "random.safetensors")
+        mine = random.get(f"rank_{trained.strategy.rank}")
+        if mine is not None:  # more ranks than before: the new ones keep their seed
+            restore_random_state(mine, trained.strategy.device)
+        return state
+
+    def clear(self) -> None:
+        """Remove every checkpoint and whatever was left half-written."""
+        for path in [*self.folder.glob(f"{NAME}*"), *self.folder.glob(f"{PREFIX}*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _remove_old(self, state: State) -> None:
+        kept = {*self.steps()[-self.keep :], state.best_step}
+        for step in self.steps():
+            if step not in kept:
+                shutil.rmtree(self.path(step))
+
+
+def verify(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        sums = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{MANIFEST} is missing or cut off"
+    for name, expected in sums.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if sha256_of(file) != expected:
+            return f"{name} is not as it was written"
+    return None
+
+
+def _names(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[nn.Parameter, str]:
+    return {parameter: name for name, parameter in trainable(model).items()}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state as tensors named `parameter|entry`."""
+    names = _names(optimizer, model)
+    return {
+        f"{names[parameter]}|{entry}": (value if isinstance(value, Tensor) else torch.tensor(value)).contiguous()
+        for parameter, entries in optimizer.state.items()
+        for entry, value in entries.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` returned.
+
+    Raises:
+        CheckpointError: it belongs to other parameters.
+    """
+    parameters = trainable(model)
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("|")
+        if name not in parameters:
+            raise CheckpointError(f"the checkpoint's optimizer knows {name!r}, which this run does not train")
+        parameter = parameters[name]
+        on_device = value if entry == "step" else value.to(parameter.device)
+        optimizer.state[parameter][entry] = on_device

@@ -1,0 +1,172 @@
+"""THE loop. Every objective, adapter and strategy runs through it; there is no second one.
+
+It counts the units of a step over all micro-batches and ranks before the first backward pass, so that the gradient is
+that of the mean over units, however the step is cut. It never sees text, a loss formula or a rank's share.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from luthier.config import TrainConfig
+from luthier.data.loader import Loader, Step
+from luthier.data.pack import Batch
+from luthier.errors import Interrupted, TrainingError
+from luthier.models.output import Forward
+from luthier.objectives.base import Objective
+from luthier.system.hardware import Precision
+from luthier.system.signals import StopRequest
+from luthier.train.checkpoint import Trained
+from luthier.train.observers.base import Observer, Progress
+from luthier.train.schedule import Schedule, learning_rate, warmup_length
+from luthier.train.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the loop needs. `model` is what the strategy prepared; `trained.model` is the bare one inside it."""
+
+    model: nn.Module
+    trained: Trained
+    forward: Forward
+    objective: Objective
+    loader: Loader
+    settings: TrainConfig
+    schedule: Schedule
+    precision: Precision
+    state: State
+    total_steps: int
+    evaluate_every: int | None
+    evaluate: Callable[[], Mapping[str, float]] | None
+    observers: Sequence[Observer]
+
+
+class TrainerLike(Protocol):
+    """What `Factory(trainer=...)` takes."""
+
+    def train(self, job: Job) -> State:
+        """Train until the job's last step and return the final state."""
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """The arithmetic of forward passes."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+class Trainer:
+    """The built-in trainer."""
+
+    def train(self, job: Job) -> State:
+        """Run the steps that are left.
+
+        Raises:
+            Interrupted: asked to stop; the state was saved by the observers.
+            TrainingError: loss or gradients are not finite.
+        """
+        state = job.state
+        for observer in job.observers:
+            observer.on_start(state, job.total_steps)
+        asked = False
+        with StopRequest() as stop:
+            for step in job.loader.steps(epoch=state.epoch, position=state.position):
+                if state.step >= job.total_steps or asked:
+                    break
+                progress = run_step(job, state, step)
+                state = progress.state
+                wants = [observer.on_step(progress) for observer in job.observers]
+                asked = job.trained.strategy.any(stop.requested or any(wants))
+        for observer in job.observers:
+            observer.on_end(state)
+        if asked and state.step < job.total_steps:
+            raise Interrupted(
+                f"stopped after step {state.step} of {job.total_steps}; a checkpoint was written. "
+                "The same command continues from there."
+            )
+        return state
+
+
+def run_step(job: Job, state: State, step: Step) -> Progress:
+    """One optimizer step, and the evaluation when it is due."""
+    started = time.perf_counter()
+    strategy, optimizer = job.trained.strategy, job.trained.optimizer
+    units, tokens = strategy.sum(
+        [
+            sum(job.objective.units(batch) for batch in step.micro_batches),
+            sum(segment.length for batch in step.micro_batches for segment in batch.segments if len(batch.targets)),
+        ]
+    )
+    rate = _set_learning_rate(job, state.step)
+    sums: dict[str, float] = {}
+    job.model.train()
+    loss = strategy.forward_backward(job.model, step.micro_batches, _loss_of(job, units, sums))
+    norm = strategy.clip(job.model, job.settings.max_grad_norm)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        rows = ", ".join(str(example.origin) for example in step.examples[:8])
+        raise TrainingError(
+            f"step {state.step + 1}: loss {loss:g}, gradient norm {norm:g}; nothing was updated. Rows of this step: {rows}. "
+            "A lower learning rate or fp32 usually helps; the last checkpoint is intact."
+        )
+    strategy.step(optimizer)
+    job.trained.adapter.after_step(job.trained.model, state.step + 1)
+    state = state.after(tokens=int(tokens), epoch=step.epoch, position=step.position)
+    seconds = time.perf_counter() - started
+    evaluation = _evaluate(job, state)
+    if evaluation is not None:
+        state = state.judged(evaluation["loss"])
+    return Progress(
+        state=state,
+        total_steps=job.total_steps,
+        epoch=step.epoch + step.position / len(job.loader.examples),
+        loss=loss,
+        learning_rate=rate,
+        grad_norm=norm,
+        units=int(units),
+        tokens=int(tokens),
+        seconds=seconds,
+        evaluation=evaluation,
+        metrics=dict(zip(sums, [value / units for value in strategy.sum(list(sums.values()))], strict=True)),
+    )
+
+
+def _loss_of(job: Job, units: float, sums: dict[str, float]) -> Callable[[nn.Module, Batch], Tensor]:
+    """The share of one micro-batch in the loss of the step."""
+
+    def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+        with autocast(job.precision, job.trained.strategy.device):
+            output = job.forward(model, batch)
+            total, extra = job.objective.loss(output.logprobs(batch.targets), batch)
+        for name, value in extra.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach())
+        return total / max(units, 1)
+
+    return loss_of
+
+
+def _set_learning_rate(job: Job, step: int) -> float:
+    warmup = warmup_length(job.settings.warmup_steps, job.total_steps)
+    peak = job.settings.learning_rate
+    rate = learning_rate(job.schedule, step, total_steps=job.total_steps, warmup=warmup, peak=peak)
+    for group in job.trained.optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _evaluate(job: Job, state: State) -> Mapping[str, float] | None:
+    due = job.evaluate_every is not None and state.step % job.evaluate_every == 0
+    if job.evaluate is None or not (due or state.step >= job.total_steps):
+        return None
+    job.model.eval()
+    return job.evaluate()
+
+
+def resumed(job: Job, state: State) -> Job:
+    """The same job from another state on."""
+    return replace(job, state=state)
