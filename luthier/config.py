@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -19,6 +19,7 @@ from luthier.plugins import OWN_ERRORS, Choice, Part, Settings
 from luthier.units import Duration
 
 Auto = Literal["auto"]
+SectionType = TypeVar("SectionType", bound=Settings)
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -74,7 +75,7 @@ class DataConfig(Settings):
     """What to do with rows that cannot be used; error: refuse the run and name them; drop: name them in rows.json."""
     packing: bool = True
     """Put several sequences in one row of a micro-batch without padding (exact: they never see each other)."""
-    template_options: dict[str, Any] = {}
+    template_options: dict[str, Any] = Field(default={})
     """Variables for the chat template, for example `{enable_thinking: false}`."""
 
 
@@ -118,7 +119,7 @@ class TrainConfig(Settings):
 class EvaluateConfig(Settings):
     """How the tuned model is measured on the held-out rows after training."""
 
-    metrics: list[Annotated[Part, Choice("metric")]] = []
+    metrics: list[Annotated[Part, Choice("metric")]] = Field(default=[])
     """Metrics of generated answers, for example `[exact_match, token_f1, chrf]`; empty: loss only."""
     max_new_tokens: Positive = 128
     """Longest generated answer in tokens."""
@@ -136,7 +137,7 @@ class OutputConfig(Section):
     """Newest checkpoints to keep; the best is kept besides."""
     final: Literal["best", "last"] = "best"
     """Which weights stand at the top of the folder: lowest held-out loss, or the last step."""
-    trackers: list[Annotated[Part, Choice("tracker")]] = []
+    trackers: list[Annotated[Part, Choice("tracker")]] = Field(default=[])
     """Further places for metrics, for example `[tensorboard]`; `metrics.jsonl` is always written."""
 
 
@@ -144,13 +145,21 @@ class RunConfig(Settings):
     """Everything about one run."""
 
     model: ModelConfig
+    """The model to start from."""
     data: DataConfig
+    """What to train on, and how rows become token sequences."""
     adapter: Annotated[Part, Choice("adapter")] = Field(default="lora", validate_default=True)
+    """Which weights are trained."""
     objective: Annotated[Part, Choice("objective")] = Field(default="sft", validate_default=True)
+    """What is learnt from a row."""
     train: TrainConfig = TrainConfig()
+    """The optimisation."""
     parallel: Annotated[Part, Choice("strategy")] = Field(default="auto", validate_default=True)
+    """How the work is shared by devices."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """How the tuned model is measured on the held-out rows."""
     output: OutputConfig
+    """Where the run is written."""
 
     def to_yaml(self) -> str:
         """The resolved config, every key written out."""
@@ -174,8 +183,13 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def parse_config(tree: dict[str, Any], *, source: str = "config") -> RunConfig:
     """Validate a tree of plain values; raises ConfigError as `read_config` does."""
+    return parse_section(RunConfig, tree, source=source)
+
+
+def parse_section(section: type[SectionType], tree: dict[str, Any], *, source: str) -> SectionType:
+    """Validate the values of one section; raises ConfigError as `read_config` does."""
     try:
-        return RunConfig.model_validate(tree)
+        return section.model_validate(tree)
     except ValidationError as error:
         raise ConfigError([_problem(dict(e)) for e in error.errors()], source=source) from None
 
@@ -210,7 +224,7 @@ class _UniqueLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise ValueError(f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice")
             seen.add(key)
@@ -234,7 +248,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             inner = {} if inner is None else {_bare_key(section): inner}
             tree[key] = inner
         if not isinstance(inner, dict):
-            raise ConfigError(f"{'.'.join(keys[: depth + 1])} holds a {type(inner).__name__}, not keys", source=override)
+            raise ConfigError(
+                f"{'.'.join(keys[: depth + 1])} holds a {type(inner).__name__}, not keys", source=override
+            )
         tree = inner
     try:
         tree[keys[-1]] = _yaml(value)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from luthier.adapters.base import Adapter, trainable
 from luthier.config import RunConfig
@@ -41,6 +41,7 @@ from luthier.train.observers.save import Save
 from luthier.train.optim import OptimizerSettings
 from luthier.train.schedule import Schedule
 from luthier.train.state import State, seed_everything
+from luthier.units import Duration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -111,7 +112,11 @@ class Factory:
             ready = self.prepare(config, device_type=strategy.device.type)
             stages.report(ready)
             ready.report.require_no_errors()
-            folder, resolved, data_id = RunFolder(config.output.dir), config.model_dump(mode="json"), _data_id(ready.data)
+            folder, resolved, data_id = (
+                RunFolder(config.output.dir),
+                config.model_dump(mode="json"),
+                _data_id(ready.data),
+            )
             folder.require_free_or_same(resolved, data_id, restart=restart)
             stages.stage("loading the model")
             job, checkpoints = self._job(config, ready, strategy)
@@ -152,7 +157,7 @@ class Factory:
         """The whole check, the model's part included; trains nothing and writes nothing."""
         ready = self.prepare(config)
         model = self.models.load(config.model)
-        findings = [*ready.report.findings, *check_model(config, model, ready.data, ready.layout)]
+        findings = [*ready.report.findings, *check_model(model, ready.data, ready.layout)]
         return Ready(ready.renderer, ready.data, ready.layout, Report(findings, ready.report.samples))
 
     # ---- the parts of a run ------------------------------------------------------------------------------------
@@ -163,7 +168,7 @@ class Factory:
         precision = choose_precision(config.train.precision, strategy.device.type)
         frozen = "bfloat16" if precision == "bf16" else "float32"
         model = self.models.load(config.model, dtype=frozen)
-        Report(check_model(config, model, ready.data, ready.layout), []).require_no_errors()
+        Report(check_model(model, ready.data, ready.layout), []).require_no_errors()
         adapter = cast(Adapter, config.adapter)
         model = adapter.attach(model)
         if config.train.gradient_checkpointing:
@@ -184,7 +189,6 @@ class Factory:
             ranks=strategy.ranks,
         )
         epochs = -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000)
-        every = config.train.evaluate_every
         job = Job(
             model=wrapped,
             trained=Trained(model, adapter, optimizer, strategy),
@@ -196,7 +200,7 @@ class Factory:
             precision=precision,
             state=State(),
             total_steps=min(epochs, config.train.max_steps or epochs),
-            evaluate_every=every and every.steps(**_lengths(loader)),
+            evaluate_every=_in_steps(config.train.evaluate_every, loader),
             evaluate=(lambda: self.evaluator.loss(model, forward, ready.data.held_out, ready.layout))
             if ready.data.held_out
             else None,
@@ -230,8 +234,6 @@ class Factory:
 
 def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:
     """The job from its newest good checkpoint on."""
-    from dataclasses import replace
-
     for path, fault in checkpoints.damaged().items():
         stages.stage(f"warning: {path} is damaged ({fault}); using an older one")
     newest = checkpoints.newest()
@@ -244,10 +246,7 @@ def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:
 
 def _observe(job: Job, config: RunConfig, checkpoints: Checkpoints, observers: Sequence[Observer]) -> Job:
     """The job with its observers: saving on every rank, the rest on the first."""
-    from dataclasses import replace
-
-    every = config.train.save_every
-    save = Save(checkpoints, job.trained, every=every and every.steps(**_lengths(job.loader)))
+    save = Save(checkpoints, job.trained, every=_in_steps(config.train.save_every, job.loader))
     if job.trained.strategy.rank != 0:
         return replace(job, observers=(save,))
     settings = [Jsonl(), *config.output.trackers]
@@ -255,8 +254,10 @@ def _observe(job: Job, config: RunConfig, checkpoints: Checkpoints, observers: S
     return replace(job, observers=(Log(trackers), save, *observers))
 
 
-def _lengths(loader: Loader) -> dict[str, Any]:
-    return {"steps_per_epoch": loader.steps_per_epoch, "tokens_per_step": loader.tokens_per_step}
+def _in_steps(every: Duration | None, loader: Loader) -> int | None:
+    if every is None:
+        return None
+    return every.steps(steps_per_epoch=loader.steps_per_epoch, tokens_per_step=loader.tokens_per_step)
 
 
 def _counts(job: Job) -> str:
@@ -279,7 +280,9 @@ def _files(config: RunConfig, ready: Ready) -> dict[str, str]:
     }
 
 
-def _sections(config: RunConfig, ready: Ready, metrics: Mapping[str, float]) -> list[tuple[str, Mapping[str, object] | str]]:
+def _sections(
+    config: RunConfig, ready: Ready, metrics: Mapping[str, float]
+) -> list[tuple[str, Mapping[str, object] | str]]:
     readings = "\n".join(f"* {reading}" for reading in ready.data.readings)
     warnings = "\n".join(f"* {f.level}: {f}" for f in ready.report.findings) or "Nothing to report."
     return [
@@ -289,5 +292,9 @@ def _sections(config: RunConfig, ready: Ready, metrics: Mapping[str, float]) -> 
         ("What became of every row", {**ready.data.ledger.summary(), **ready.data.ledger.reasons()}),
         ("Check", warnings),
         ("Config", f"```yaml\n{config.to_yaml()}```"),
-        ("Next", f"```\nluthier chat {config.output.dir}\nluthier compare {config.model.path} {config.output.dir} --data FILE\n```"),
+        (
+            "Next",
+            f"```\nluthier chat {config.output.dir}\n"
+            f"luthier compare {config.model.path} {config.output.dir} --data FILE\n```",
+        ),
     ]

@@ -97,7 +97,7 @@ class ByteSize(_Parsed):
 
     def __str__(self) -> str:
         size, unit = float(self.bytes), "B"
-        for unit in ("B", "kB", "MB", "GB", "TB"):  # noqa: B007
+        for unit in ("B", "kB", "MB", "GB", "TB"):
             if size < 1000 or unit == "TB":
                 break
             size /= 1000

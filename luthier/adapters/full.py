@@ -41,8 +41,14 @@ class Full(Part):
         """Read the safetensors files back into the model."""
         from safetensors.torch import load_file
 
-        weights = {name: tensor for file in sorted(folder.glob("model*.safetensors")) for name, tensor in load_file(file).items()}
+        weights = {
+            name: tensor
+            for file in sorted(folder.glob("model*.safetensors"))
+            for name, tensor in load_file(file).items()
+        }
         outcome = model.load_state_dict(weights, strict=False)
         missing = set(outcome.missing_keys) - set(model.all_tied_weights_keys)
         if missing or outcome.unexpected_keys:
-            raise ModelError(f"{folder}: the weights do not fit this model: {sorted(missing or outcome.unexpected_keys)[:3]}")
+            raise ModelError(
+                f"{folder}: the weights do not fit this model: {sorted(missing or outcome.unexpected_keys)[:3]}"
+            )

@@ -42,7 +42,7 @@ class Lora(Part):
             return self._resume(model)
         settings = LoraConfig(
             r=self.rank,
-            lora_alpha=self.scale,  # type: ignore[arg-type] - peft takes floats
+            lora_alpha=self.scale,
             lora_dropout=self.dropout,
             target_modules=self.target_modules,
             task_type="CAUSAL_LM",
@@ -51,7 +51,7 @@ class Lora(Part):
             tuned: Any = get_peft_model(model, settings)
         except ValueError as error:
             raise ModelError(f"adapter.target_modules: {str(error).splitlines()[0]}") from None
-        return tuned  # type: ignore[no-any-return]
+        return tuned
 
     @property
     def scale(self) -> float:
@@ -63,12 +63,12 @@ class Lora(Part):
         if given.peft_type != "LORA" or given.r != self.rank or given.lora_alpha != self.scale:
             raise ModelError(
                 f"the model carries a {given.peft_type} adapter of rank {getattr(given, 'r', '-')}, alpha "
-                f"{getattr(given, 'lora_alpha', '-')}; the config asks for lora, rank {self.rank}, alpha {self.scale:g}: "
-                "write the same, or start from the base model"
+                f"{getattr(given, 'lora_alpha', '-')}; the config asks for lora, rank {self.rank}, alpha {self.scale:g}"
+                ": write the same, or start from the base model"
             )
         for name, parameter in model.named_parameters():
             parameter.requires_grad = f".{model.active_adapter}." in name and "lora_" in name
-        return model  # type: ignore[no-any-return]
+        return model
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """LoRA does nothing between steps."""

@@ -42,9 +42,7 @@ class Ledger:
 
     def drop(self, origin: Origin, error: RowError, *, side: Side | None = None, content_id: str = "") -> None:
         """The row cannot be used."""
-        self.entries.append(
-            Entry(origin.file, origin.line, side, "dropped", error.reason, error.detail, content_id)
-        )
+        self.entries.append(Entry(origin.file, origin.line, side, "dropped", error.reason, error.detail, content_id))
 
     def record(self, entry: Entry) -> None:
         """The row is used, whole or in part."""
@@ -71,7 +69,8 @@ class Ledger:
     def to_json(self) -> str:
         """The ledger as `rows.json` holds it: a summary, and one line per row."""
         lines = ",\n".join(json.dumps(_compact(entry), ensure_ascii=False) for entry in self.entries)
-        return f'{{"summary": {json.dumps(self.summary())},\n"reasons": {json.dumps(self.reasons())},\n"rows": [\n{lines}\n]}}\n'
+        summary, reasons = json.dumps(self.summary()), json.dumps(self.reasons())
+        return f'{{"summary": {summary},\n"reasons": {reasons},\n"rows": [\n{lines}\n]}}\n'
 
 
 def _compact(entry: Entry) -> dict[str, object]:

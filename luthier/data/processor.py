@@ -80,7 +80,9 @@ class DataProcessor:
                 parts[side].append(example)
         ledger.close()
         if not parts["train"]:
-            why = ", ".join(f"{count} x {reason}" for reason, count in ledger.reasons().items()) or "the files are empty"
+            why = (
+                ", ".join(f"{count} x {reason}" for reason, count in ledger.reasons().items()) or "the files are empty"
+            )
             first = next((e for e in ledger.entries if e.outcome == "dropped"), None)
             where = f"; first: {first.file}:{first.line}: {first.detail}" if first else ""
             raise DataError(f"no row is left to train on ({ledger.rows_read} read; {why}){where}")

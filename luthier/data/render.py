@@ -132,10 +132,7 @@ class Renderer:
         self._require_no_control(message)
         prompt = self._template(before, conversation.tools, answer_next=True)
         told = self._template(conversation.messages[: index + 1], conversation.tools, answer_next=False)
-        if told.startswith(prompt):
-            answer = told[len(prompt) :]
-        else:
-            answer = self._reopened(prompt, told, message)
+        answer = told[len(prompt) :] if told.startswith(prompt) else self._reopened(prompt, told, message)
         answer = self._up_to_end(answer, message)
         self._require_agreement(conversation, index, answer)
         prompt_ids = self.encode(prompt)
@@ -171,7 +168,9 @@ class Renderer:
         for piece in self._said(message):
             place = answer.rfind(piece)
             if place < 0:
-                raise RowError("", "drops-answer", f"the template does not write what the assistant says: {piece[:60]!r}")
+                raise RowError(
+                    "", "drops-answer", f"the template does not write what the assistant says: {piece[:60]!r}"
+                )
             end = max(end, place + len(piece))
         closing = self._control.search(answer, end)
         if closing:
@@ -182,7 +181,9 @@ class Renderer:
 
     def _said(self, message: Message) -> list[str]:
         """The pieces of text that must all stand in the rendered answer."""
-        visible = _THINKING.sub("", message.content).strip() if "</think>" in message.content else message.content.strip()
+        visible = (
+            _THINKING.sub("", message.content).strip() if "</think>" in message.content else message.content.strip()
+        )
         thoughts = [match.strip() for match in _THINKING.findall(message.content)]
         thoughts += [message.reasoning.strip()] if message.reasoning else []
         calls = [str(call["function"]["name"]) for call in message.tool_calls]
@@ -225,8 +226,8 @@ class Renderer:
         marked = self.tokenizer.decode(np.asarray(encoded["input_ids"])[start:][marks[start:] == 1])
         if self._control.sub("", str(marked)).strip() != self._control.sub("", answer).strip():
             raise TemplateError(
-                f"the chat template marks {str(marked)[:200]!r} as generated, but after its generation prompt the model "
-                f"must say {answer[:200]!r}; correct the template or set model.chat_template"
+                f"the chat template marks {str(marked)[:200]!r} as generated, but after its generation prompt "
+                f"the model must say {answer[:200]!r}; correct the template or set model.chat_template"
             )
 
     # ---- the template ------------------------------------------------------------------------------------------
@@ -234,9 +235,7 @@ class Renderer:
     def _source(self) -> str:
         return str(self.tokenizer.get_chat_template())
 
-    def _template(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, answer_next: bool
-    ) -> str:
+    def _template(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, answer_next: bool) -> str:
         import jinja2
 
         try:

@@ -26,7 +26,9 @@ def read_rows(path: str | Path, *, limit: int | None = None) -> Iterator[Row]:
     """
     file = Path(path)
     if file.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path}: cannot read {file.suffix or 'files without a suffix'}; allowed: {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"{path}: cannot read {file.suffix or 'files without a suffix'}; allowed: {', '.join(SUFFIXES)}"
+        )
     text = _read_text(file)
     for count, (line, value) in enumerate(_values(text, str(path))):
         if limit is not None and count >= limit:
@@ -50,7 +52,7 @@ def _read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{file}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start}); convert the file to UTF-8"
+            f"{file}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start}); convert it to UTF-8"
         ) from None
 
 
@@ -139,7 +141,9 @@ class _Cursor:
     def take(self, expected: str) -> None:
         if self.peek() != expected:
             found = repr(self.peek()) if self.peek() else "the end of the file"
-            raise self.error(f"expected {expected!r}, found {found}" + ("" if self.peek() else "; is the file cut off?"))
+            raise self.error(
+                f"expected {expected!r}, found {found}" + ("" if self.peek() else "; is the file cut off?")
+            )
         self.move(self.index + 1)
         self.skip()
 
@@ -149,7 +153,9 @@ class _Cursor:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no text
         except json.JSONDecodeError as error:
             self.move(min(error.pos, len(self.text)))
-            cut = "; is the file cut off?" if error.pos >= len(self.text.rstrip()) or "Unterminated" in error.msg else ""
+            cut = (
+                "; is the file cut off?" if error.pos >= len(self.text.rstrip()) or "Unterminated" in error.msg else ""
+            )
             raise self.error(f"not valid JSON: {error.msg}{cut}") from None
         except UnicodeEncodeError:
             raise self.error("a string holds a lone surrogate (half of a character)") from None

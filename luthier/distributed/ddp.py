@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
-from luthier.distributed.strategy import LossOf, clip_gradients, pick_device, update
+from luthier.distributed.strategy import LossOf, Movable, clip_gradients, pick_device, update
 from luthier.errors import UserError
 from luthier.plugins import Part
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-    from luthier.data.pack import Batch
 
 
 class Ddp(Part):
@@ -63,14 +61,14 @@ class DdpStrategy:
         dist.all_reduce(tensor)
         return [float(value) for value in tensor]
 
-    def forward_backward(self, model: nn.Module, batches: Sequence[Batch], loss_of: LossOf) -> float:
+    def forward_backward(self, model: nn.Module, batches: Sequence[Movable], loss_of: LossOf) -> float:
         """Undoes the division by the number of ranks that DistributedDataParallel makes."""
         total = 0.0
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
             with nullcontext() if last else model.no_sync():  # type: ignore[operator]
                 loss = loss_of(model, batch.to(self.device))
-                (loss * self.ranks).backward()
+                (loss * self.ranks).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return self.sum([total])[0]
 

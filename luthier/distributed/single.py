@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from luthier.distributed.strategy import LossOf, clip_gradients, pick_device, update
+from luthier.distributed.strategy import LossOf, Movable, clip_gradients, pick_device, update
 from luthier.plugins import Part
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-    from luthier.data.pack import Batch
 
 
 class Single(Part):
@@ -46,7 +44,7 @@ class SingleStrategy:
         """The values."""
         return list(values)
 
-    def forward_backward(self, model: nn.Module, batches: Sequence[Batch], loss_of: LossOf) -> float:
+    def forward_backward(self, model: nn.Module, batches: Sequence[Movable], loss_of: LossOf) -> float:
         """One micro-batch after the other."""
         total = 0.0
         for batch in batches:

@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from luthier.data.pack import Batch
 
-LossOf = Callable[["nn.Module", "Batch"], "Tensor"]
+LossOf = Callable[["nn.Module", Any], "Tensor"]
+"""From the model and a micro-batch to its share of the step's loss."""
+
+
+class Movable(Protocol):
+    """A micro-batch, of which a strategy knows nothing but how to put it on a device."""
+
+    def to(self, device: torch.device) -> Movable:
+        """The same on a device."""
 
 
 class Strategy(Protocol):
@@ -34,7 +41,7 @@ class Strategy(Protocol):
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all ranks."""
 
-    def forward_backward(self, model: nn.Module, batches: Sequence[Batch], loss_of: LossOf) -> float:
+    def forward_backward(self, model: nn.Module, batches: Sequence[Movable], loss_of: LossOf) -> float:
         """Gradients of the sum of all losses, added up over micro-batches and ranks; returns that sum."""
 
     def clip(self, model: nn.Module, max_norm: float | None) -> float:

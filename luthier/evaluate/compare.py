@@ -50,9 +50,7 @@ def compare(scores: Scores, *, seed: int = 0) -> Comparison:
     gain_low, gain_high = (low, high) if scores.higher_is_better else (-high, -low)
     verdict: Verdict = "better" if gain_low > 0 else "worse" if gain_high < 0 else "cannot tell"
     total = float(per.sum())
-    return Comparison(
-        scores.name, float(base.sum()) / total, float(tuned.sum()) / total, low, high, len(base), verdict
-    )
+    return Comparison(scores.name, float(base.sum()) / total, float(tuned.sum()) / total, low, high, len(base), verdict)
 
 
 def interval(differences: NDArray[np.float64], per: NDArray[np.float64], *, seed: int) -> tuple[float, float]:

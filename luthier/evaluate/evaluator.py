@@ -43,10 +43,10 @@ class Evaluator:
         examples: Sequence[Example],
         config: EvaluateConfig,
         *,
-        on_answer: Callable[[], object] = lambda: None,
+        on_answers: Callable[[int], object] = lambda done: None,
     ) -> list[Answered]:
         """Greedy answers to the questions among the rows, with their scores."""
         found = [asked for example in examples if (asked := question(example.content)) is not None]
         metrics = [cast(Metric, metric) for metric in config.metrics]
         sampling = Sampling(max_new_tokens=config.max_new_tokens)
-        return answer_all(HfEngine(model, renderer), found[: config.limit], metrics, sampling, on_answer=on_answer)
+        return answer_all(HfEngine(model, renderer), found[: config.limit], metrics, sampling, on_answers=on_answers)

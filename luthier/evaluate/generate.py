@@ -42,7 +42,7 @@ def answer_all(
     metrics: Sequence[Metric],
     sampling: Sampling,
     *,
-    on_answer: Callable[[], object] = lambda: None,
+    on_answers: Callable[[int], object] = lambda done: None,
 ) -> list[Answered]:
     """Ask everything and score it; the answers stand in the order of the questions."""
     answered: dict[int, Answered] = {}
@@ -50,5 +50,5 @@ def answer_all(
         asked = questions[index]
         scores = {metric.type: metric.score(text, asked.reference) for metric in metrics}
         answered[index] = Answered(asked, text, scores)
-        on_answer()
+        on_answers(1)
     return [answered[i] for i in range(len(questions))]

@@ -71,7 +71,9 @@ def _chrf() -> Any:
 
 def normalised(text: str) -> str:
     """Lower case, without punctuation, articles and extra spaces."""
-    kept = "".join(c for c in text.lower() if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
+    kept = "".join(
+        c for c in text.lower() if c not in string.punctuation and not unicodedata.category(c).startswith("P")
+    )
     return " ".join(_ARTICLES.sub(" ", kept).split())
 
 

@@ -70,7 +70,7 @@ class HfEngine:
     def _run(self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, **extra: Any) -> torch.Tensor:
         from transformers import GenerationConfig
 
-        device = self.model.get_input_embeddings().weight.device  # type: ignore[union-attr]
+        device = self.model.get_input_embeddings().weight.device
         settings = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=sampling.temperature > 0,
@@ -86,7 +86,7 @@ class HfEngine:
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
             with torch.inference_mode():
-                result = self.model.generate(  # type: ignore[operator]
+                result = self.model.generate(
                     input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings, **extra
                 )
         finally:

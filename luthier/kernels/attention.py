@@ -66,12 +66,19 @@ def segment_attention(
         if causal and sliding_window is not None and q.shape[2] > sliding_window:
             mask, causal = banded(q.shape[2], sliding_window, q.device), False
         return scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal,
+            scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
         )
 
     if segments is None:
         return attend(query, key, value).transpose(1, 2).contiguous(), None
-    pieces = zip(*(tensor.split(list(segments), dim=2) for tensor in (query, key, value)), strict=True)
+    pieces = zip(*(torch.split(tensor, list(segments), dim=2) for tensor in (query, key, value)), strict=True)
     return torch.cat([attend(*piece) for piece in pieces], dim=2).transpose(1, 2).contiguous(), None
 
 

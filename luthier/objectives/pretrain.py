@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Pretrain(Sft):
     """Learn every token of a text, or of a conversation as the chat template writes it."""
 
-    type: Literal["pretrain"] = "pretrain"  # type: ignore[assignment] - its own name
+    type: Literal["pretrain"] = "pretrain"
 
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The whole text, every token supervised."""

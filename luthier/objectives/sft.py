@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Sft(Part):
     """Learn the assistant's turns, each with its end-of-turn token; everything else is context."""
 
-    type: Literal["sft"] = "sft"
+    type: Literal["sft", "pretrain"] = "sft"
 
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The conversation with its assistant turns supervised."""

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 Precision = Literal["fp32", "bf16"]
@@ -46,7 +47,7 @@ def micro_batch_tokens(setting: int | Literal["auto"], device_type: str) -> int:
 
 def _cpu_flags() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             return next((line for line in file if line.startswith("flags")), "")
     except OSError:
         return ""
@@ -69,7 +70,9 @@ def environment() -> dict[str, Any]:
     import psutil
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -42,7 +42,9 @@ class RunFolder:
         record = self.record()
         if record is None:
             if self.path.is_dir() and any(not p.name.startswith(".") for p in self.path.iterdir()):
-                raise OutputError(f"output.dir: {self.path} is not empty and holds no run of Luthier; choose another folder")
+                raise OutputError(
+                    f"output.dir: {self.path} is not empty and holds no run of Luthier; choose another folder"
+                )
             return
         if restart:
             return

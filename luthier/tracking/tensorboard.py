@@ -35,7 +35,7 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter
 
         if self.writer is None:
-            self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)
         return self.writer
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -85,13 +85,13 @@ def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: A
     return Report(findings, [sample(example, renderer) for example in data.train[:2]])
 
 
-def check_model(config: RunConfig, model: Any, data: Prepared, layout: Layout) -> list[Finding]:
+def check_model(model: Any, data: Prepared, layout: Layout) -> list[Finding]:
     """What needs the loaded model: sizes, and a proof that packed rows do not see each other."""
     findings = []
     rows = model.get_input_embeddings().weight.shape[0]
     largest = max(int(t.ids.max()) for e in [*data.train, *data.held_out] for t in e.sequences)
     if largest >= rows:
-        message = f"token id {largest} in the data, but the model embeds {rows} ids; tokenizer and model do not belong together"
+        message = f"token id {largest} in the data, but the model embeds {rows} ids; tokenizer and model do not match"
         findings.append(Finding("error", "vocabulary", message))
     places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(len(t) for e in data.train for t in e.sequences)
@@ -105,8 +105,12 @@ def check_model(config: RunConfig, model: Any, data: Prepared, layout: Layout) -
 
 def sample(example: Example, renderer: Renderer) -> Sample:
     """The first sequence of a row as pieces with and without training."""
-    tokens = example.sequences[0]
-    return Sample(str(example.origin), [(str(renderer.tokenizer.decode(ids)), on) for ids, on in _spans(tokens)])
+    return Sample(str(example.origin), pieces(example.sequences[0], renderer))
+
+
+def pieces(tokens: Tokens, renderer: Renderer) -> list[tuple[str, bool]]:
+    """The text of a sequence, cut where training begins or ends."""
+    return [(str(renderer.tokenizer.decode(ids)), on) for ids, on in _spans(tokens)]
 
 
 def _spans(tokens: Tokens) -> Iterator[tuple[list[int], bool]]:
@@ -172,7 +176,11 @@ def _leaks(data: Prepared) -> Iterable[Finding]:
 def _double_bos(example: Example, renderer: Renderer) -> str | None:
     bos = renderer.tokenizer.bos_token_id
     twice = bos is not None and any(t.ids[:2].tolist() == [bos, bos] for t in example.sequences)
-    return f"begins with two {renderer.tokenizer.bos_token} tokens; the data or the template adds one too many" if twice else None
+    return (
+        f"begins with two {renderer.tokenizer.bos_token} tokens; the data or the template adds one too many"
+        if twice
+        else None
+    )
 
 
 def _mask(example: Example, renderer: Renderer) -> str | None:
@@ -219,7 +227,9 @@ def _end_of_turn(example: Example, renderer: Renderer, config: RunConfig) -> str
         for ids, on in _spans(tokens):
             marks = [str(renderer.tokenizer.convert_ids_to_tokens(int(i))) in renderer.control for i in ids]
             if on and not marks[-1]:
-                return "a supervised answer does not end with an end-of-turn token, so the model would not learn to stop"
+                return (
+                    "a supervised answer does not end with an end-of-turn token, so the model would not learn to stop"
+                )
     return None
 
 
@@ -231,7 +241,9 @@ def _stop_tokens(examples: Sequence[Example], renderer: Renderer) -> Iterable[Fi
     marks = [mark for mark in marks if mark in renderer.control]
     if marks:
         stops = ", ".join(str(renderer.tokenizer.convert_ids_to_tokens(i)) for i in sorted(renderer.stop_ids))
-        message = f"answers end with {', '.join(marks)}, but generation stops at {stops}; add it to generation_config.json"
+        message = (
+            f"answers end with {', '.join(marks)}, but generation stops at {stops}; add it to generation_config.json"
+        )
         yield Finding("warning", "stop-token", message)
 
 
@@ -243,7 +255,7 @@ def _vocabulary(examples: Sequence[Example], renderer: Renderer) -> Iterable[Fin
         if isinstance(e.content, Conversation) and any(_has_control(m, renderer) for m in e.content.messages)
     ]
     if marked:
-        message = f"{len(marked)} rows hold the text of control tokens in a question, which become real ones: {_named(marked)}"
+        message = f"{len(marked)} rows hold the text of control tokens, which become real ones: {_named(marked)}"
         yield Finding("warning", "control-token", message)
     if tokenizer.eos_token_id is None:
         yield Finding("error", "end-of-turn", "the tokenizer has no end token")

@@ -10,7 +10,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -116,15 +116,13 @@ def verify(path: Path) -> str | None:
     return None
 
 
-def _names(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[nn.Parameter, str]:
-    return {parameter: name for name, parameter in trainable(model).items()}
-
-
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimizer's state as tensors named `parameter|entry`."""
-    names = _names(optimizer, model)
+    names = {parameter: name for name, parameter in trainable(model).items()}
     return {
-        f"{names[parameter]}|{entry}": (value if isinstance(value, Tensor) else torch.tensor(value)).contiguous()
+        f"{names[cast(nn.Parameter, parameter)]}|{entry}": (
+            value if isinstance(value, Tensor) else torch.tensor(value)
+        ).contiguous()
         for parameter, entries in optimizer.state.items()
         for entry, value in entries.items()
     }

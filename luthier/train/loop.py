@@ -111,8 +111,8 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
     if not (math.isfinite(loss) and math.isfinite(norm)):
         rows = ", ".join(str(example.origin) for example in step.examples[:8])
         raise TrainingError(
-            f"step {state.step + 1}: loss {loss:g}, gradient norm {norm:g}; nothing was updated. Rows of this step: {rows}. "
-            "A lower learning rate or fp32 usually helps; the last checkpoint is intact."
+            f"step {state.step + 1}: loss {loss:g}, gradient norm {norm:g}; nothing was updated. "
+            f"Rows of this step: {rows}. A lower learning rate or fp32 usually helps; the last checkpoint is intact."
         )
     strategy.step(optimizer)
     job.trained.adapter.after_step(job.trained.model, state.step + 1)

@@ -1,4 +1,4 @@
-"""Optimizers: each a settings class with `build`. To add one: a class with `build`, and a line in `plugins.BUILT_IN`."""
+"""Optimizers: each a settings class with `build`, and a line in `plugins.BUILT_IN`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class AdamW(Part):
         """AdamW over two groups: with and without decay."""
         import torch
 
-        return torch.optim.AdamW(decay_groups(parameters, weight_decay), lr=0.0, betas=self.betas, eps=self.eps, fused=True)
+        return torch.optim.AdamW(
+            decay_groups(parameters, weight_decay), lr=0.0, betas=self.betas, eps=self.eps, fused=True
+        )
 
 
 def decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -48,7 +48,11 @@ class ShareGPT:
 def _turns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     for key in KEYS:
         turns = value.get(key)
-        if isinstance(turns, list) and turns and all(isinstance(t, dict) and {"from", "value"} <= set(t) for t in turns):
+        if (
+            isinstance(turns, list)
+            and turns
+            and all(isinstance(t, dict) and {"from", "value"} <= set(t) for t in turns)
+        ):
             return turns
     return None
 

@@ -1,0 +1,63 @@
+"""`luthier compare BASE TUNED --data FILE`: whether it got better."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.cli.evaluate import ALL_METRICS, Data, Limit, Metrics, NewTokens, measure_with_bar, settings
+
+if TYPE_CHECKING:
+    from luthier.evaluate.measure import Measured
+
+
+def compare(
+    base: Annotated[str, typer.Argument(help="The model to compare with.", show_default=False)],
+    tuned: Annotated[str, typer.Argument(help="The model that should be better.", show_default=False)],
+    data: Data,
+    *,
+    metrics: Metrics = ALL_METRICS,
+    max_new_tokens: NewTokens = 128,
+    limit: Limit = None,
+    show: Annotated[int, typer.Option(help="Answers to print side by side per file.", min=0)] = 0,
+) -> None:
+    """Measure two models on the same rows: differences with 95 % intervals, and a verdict."""
+    config = settings(metrics, max_new_tokens, limit)
+    pairs = zip(measure_with_bar(base, data, config), measure_with_bar(tuned, data, config), strict=True)
+    for first, second in pairs:
+        _table(first, second)
+        _side_by_side(first, second, show)
+
+
+def _table(base: Measured, tuned: Measured) -> None:
+    from luthier.cli import show
+    from luthier.evaluate.measure import compare_measured
+
+    rows = [
+        (
+            c.name,
+            f"{c.base:.4f}",
+            f"{c.tuned:.4f}",
+            f"{c.difference:+.4f}",
+            f"[{c.low:+.4f}, {c.high:+.4f}]",
+            f"{100 * c.difference / c.base:+.1f} %" if c.base else "-",
+            c.verdict,
+        )
+        for c in compare_measured(base, tuned)
+    ]
+    columns = ("metric", "base", "tuned", "difference", "95 % interval", "relative", "verdict")
+    show.table(f"{base.file}: {len(base.examples)} rows (paired bootstrap over rows)", columns, rows)
+
+
+def _side_by_side(base: Measured, tuned: Measured, count: int) -> None:
+    from rich.text import Text
+
+    from luthier.cli.show import console
+
+    step = max(len(base.answered) // count, 1) if count else 1
+    for first, second in list(zip(base.answered, tuned.answered, strict=True))[::step][:count]:
+        console.print(Text.assemble(("question  ", "bold"), first.question.prompt.question))
+        console.print(Text.assemble(("base      ", "yellow"), first.answer))
+        console.print(Text.assemble(("tuned     ", "green"), second.answer))
+        console.print(Text.assemble(("expected  ", "dim"), first.question.reference), "")

@@ -1,0 +1,47 @@
+"""The command `luthier`, and the one place where errors become messages and exit statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from luthier.cli import chat, check, compare, config, data, doctor, evaluate, models, plugins, train
+from luthier.errors import LuthierError
+
+app = typer.Typer(
+    name="luthier",
+    help="Fine-tune language models, with proof that what came out is what was asked for.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+app.command(context_settings=OVERRIDES)(train.train)
+app.command(context_settings=OVERRIDES)(check.check)
+app.command()(evaluate.evaluate)
+app.command()(compare.compare)
+app.command()(chat.chat)
+app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
+app.add_typer(config.app, name="config")
+app.command()(plugins.plugins)
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line. The user's mistakes leave with status 2, an interruption with 130."""
+    try:
+        app()
+    except LuthierError as error:
+        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank meets the same mistake; one says it
+            sys.stdout.flush()
+            print(f"{'stopped' if error.exit_status == 130 else 'error'}: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `luthier ... | head`
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,81 @@
+"""What every verb shows the same way: tables, rendered rows, findings, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from luthier.data.processor import Prepared
+    from luthier.train.check import Report, Sample
+
+console = Console(highlight=False, soft_wrap=True)
+TRAINED = "bold green"
+COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; cells are plain text."""
+    result = Table(title=title or None, title_justify="left", title_style="bold")
+    for name in columns:
+        result.add_column(name, overflow="fold")
+    for row in rows:
+        result.add_row(*[Text(str(cell)) for cell in row])
+    console.print(result)
+
+
+def rendered(sample: Sample) -> None:
+    """Print one row as the model sees it: what is trained in colour, or between marks where there is none."""
+    console.print(
+        Text(f"{sample.where}", style="bold"), Text("(trained tokens in green)" if console.color_system else "")
+    )
+    text = Text()
+    for piece, trained in sample.pieces:
+        shown = piece if console.color_system or not trained else f"⟦{piece}⟧"
+        text.append(shown, style=TRAINED if trained else "dim")
+    console.print(text)
+    console.print()
+
+
+def readings(data: Prepared) -> None:
+    """Print what was decided about each file, and the ledger's summary."""
+    for reading in data.readings:
+        console.print(Text(f"  {reading}"))
+    counts = ", ".join(f"{count} {name}" for name, count in data.ledger.summary().items())
+    console.print(Text(f"  rows: {counts}; {len(data.train)} to train on, {len(data.held_out)} held out"))
+
+
+def findings(report: Report) -> None:
+    """Print the findings of a check, worst first."""
+    for level in ("error", "warning", "note"):
+        for finding in report.findings:
+            if finding.level == level:
+                console.print(Text.assemble((f"  {level} ", COLOURS[level]), str(finding)))
+
+
+def metrics(values: Mapping[str, float]) -> None:
+    """Print names and numbers."""
+    table("", ("measured", "value"), [(name, number(value)) for name, value in values.items()])
+
+
+def number(value: float) -> str:
+    """Four significant digits, whole numbers whole."""
+    return f"{value:,.0f}" if value == int(value) and abs(value) >= 1 else f"{value:.4g}"
+
+
+def progress() -> Progress:
+    """A progress bar in the house's style; silent where the output is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,78 @@
+"""`luthier train CONFIG [key=value ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from luthier.config import RunConfig, read_config
+
+ConfigFile = Annotated[str, typer.Argument(help="A YAML or JSON file.", metavar="CONFIG", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Changes to the config: train.epochs=1 or --train.epochs 1.", metavar="[KEY=VALUE]...", show_default=False
+    ),
+]
+
+
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the resolved config, train nothing.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew even if output.dir holds a run (its files go).")
+    ] = False,
+    devices: Annotated[int, typer.Option(help="Processes to train with on this machine.", min=1)] = 1,
+) -> None:
+    """Fine-tune a model; an interrupted run of the same config continues by itself."""
+    run = read_config(config, joined(overrides or []))
+    if dry_run:
+        _dry_run(run)
+        return
+    if devices > 1:
+        from luthier.drive.launch import launch
+
+        sys.exit(launch(devices, ["train", config, *(overrides or []), *(["--restart"] if restart else [])]))
+    fine_tune(run, restart=restart)
+
+
+def joined(overrides: Sequence[str]) -> list[str]:
+    """`--train.epochs 1` as `train.epochs=1`."""
+    result: list[str] = []
+    rest = iter(overrides)
+    for word in rest:
+        result.append(f"{word}={next(rest, '')}" if word.startswith("--") and "=" not in word else word)
+    return result
+
+
+def fine_tune(run: RunConfig, *, restart: bool) -> None:
+    """Train with stages and a progress bar, then say what came out and what to type next."""
+    from luthier.cli.show import console, metrics
+    from luthier.cli.watch import Watcher
+    from luthier.factory import Factory
+
+    watch = Watcher()
+    with watch.bar:
+        result = Factory().fine_tune(run, observers=[watch], stages=watch, restart=restart)
+    folder = run.output.dir
+    metrics(result.metrics)
+    console.print(
+        f"tuned model  {folder}\nreport       {folder}/report.md\n"
+        f"loss plot    {folder}/loss.png\ntalk to it   luthier chat {folder}"
+    )
+
+
+def _dry_run(run: RunConfig) -> None:
+    from luthier.cli.check import show_check
+    from luthier.cli.show import console
+
+    console.print(run.to_yaml(), markup=False)
+    show_check(run)
+    console.print("dry run: nothing was trained or written")

@@ -1,0 +1,47 @@
+"""Shows a run on the terminal. Imports torch through its base classes, so verbs import it late."""
+
+from __future__ import annotations
+
+import time
+
+from rich.progress import TaskID
+
+from luthier.cli import show
+from luthier.factory import Ready, Stages
+from luthier.train.observers.base import Observer, Progress
+from luthier.train.state import State
+
+
+class Watcher(Stages, Observer):
+    """A bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar = show.progress()
+        self.started = time.monotonic()
+        self.task: TaskID | None = None
+        self.units = self.seconds = 0.0
+
+    def stage(self, text: str) -> None:
+        show.console.print(f"[bold cyan]{time.monotonic() - self.started:6.1f} s[/]  {text}")
+
+    def report(self, ready: Ready) -> None:
+        show.readings(ready.data)
+        show.findings(ready.report)
+        for sample in ready.report.samples:
+            show.rendered(sample)
+
+    def on_start(self, state: State, total_steps: int) -> None:
+        self.task = self.bar.add_task("training", total=total_steps, completed=state.step, note="")
+
+    def on_step(self, progress: Progress) -> bool:
+        self.units += progress.units
+        self.seconds += progress.seconds
+        speed = f"{self.units / self.seconds:.0f} trained tokens/s"
+        note = f"loss {progress.loss:.3f}  {speed}"
+        if self.task is not None:
+            self.bar.update(self.task, completed=progress.state.step, note=note)
+        tenth = max(progress.total_steps // 10, 1)
+        if progress.evaluation or (not show.console.is_terminal and progress.state.step % tenth == 0):
+            held = f"  held-out loss {progress.evaluation['loss']:.3f}" if progress.evaluation else ""
+            show.console.print(f"          step {progress.state.step}/{progress.total_steps}  {note}{held}")
+        return False

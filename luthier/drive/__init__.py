@@ -1,0 +1,1 @@
+"""Room `drive`: callers of the factory from outside, many times or elsewhere."""
