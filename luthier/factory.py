@@ -214,10 +214,12 @@ class Factory:
         """Choose the final weights, measure them, write them and the report."""
         trained, folder = job.trained, Path(config.output.dir)
         best = state.best_step if config.output.final == "best" else None
-        if best is not None and best != state.step:
+        final = state.step
+        if best is not None and best != state.step and best in checkpoints.steps():
             trained.adapter.load(trained.model, checkpoints.path(best))
+            final = best
         trained.model.eval()
-        metrics: dict[str, float] = {"steps": state.step, "tokens": state.tokens, "final_step": best or state.step}
+        metrics: dict[str, float] = {"steps": state.step, "tokens": state.tokens, "final_step": final}
         if ready.data.held_out:
             metrics |= self.evaluator.loss(trained.model, job.forward, ready.data.held_out, ready.layout)
         if config.evaluate.metrics:
@@ -234,8 +236,8 @@ class Factory:
 
 def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:
     """The job from its newest good checkpoint on."""
-    for path, fault in checkpoints.damaged().items():
-        stages.stage(f"warning: {path} is damaged ({fault}); using an older one")
+    for path, fault in checkpoints.remove_damaged(job.trained.strategy).items():
+        stages.stage(f"warning: {path} is damaged ({fault}); going back to an older one")
     newest = checkpoints.newest()
     if newest is None:
         return job

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from luthier.adapters.base import Adapter, trainable
 from luthier.distributed.strategy import Strategy
 from luthier.errors import CheckpointError
-from luthier.system.files import PREFIX, atomic_folder, sha256_of
+from luthier.system.files import atomic_folder, sha256_of
 from luthier.train.state import State, random_state, restore_random_state
 
 NAME = "checkpoint-"
@@ -73,10 +73,15 @@ class Checkpoints:
         """The newest checkpoint whose files are all as they were written."""
         return next((self.path(step) for step in reversed(self.steps()) if verify(self.path(step)) is None), None)
 
-    def damaged(self) -> dict[str, str]:
-        """Checkpoints that must not be used, each with what is wrong."""
-        faults = {str(self.path(step)): verify(self.path(step)) for step in self.steps()}
-        return {path: fault for path, fault in faults.items() if fault}
+    def remove_damaged(self, strategy: Strategy) -> dict[str, str]:
+        """Remove checkpoints that must not be used, so that they are written anew; returns what was wrong with each."""
+        faults = {step: fault for step in self.steps() if (fault := verify(self.path(step)))}
+        strategy.barrier()
+        if strategy.rank == 0:
+            for step in faults:
+                shutil.rmtree(self.path(step))
+        strategy.barrier()
+        return {str(self.path(step)): fault for step, fault in faults.items()}
 
     def restore(self, path: Path, trained: Trained) -> State:
         """Weights, optimizer and random state as they were; returns the state."""
@@ -88,11 +93,6 @@ class Checkpoints:
         if mine is not None:  # more ranks than before: the new ones keep their seed
             restore_random_state(mine, trained.strategy.device)
         return state
-
-    def clear(self) -> None:
-        """Remove every checkpoint and whatever was left half-written."""
-        for path in [*self.folder.glob(f"{NAME}*"), *self.folder.glob(f"{PREFIX}*")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _remove_old(self, state: State) -> None:
         kept = {*self.steps()[-self.keep :], state.best_step}

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -165,8 +165,3 @@ def _evaluate(job: Job, state: State) -> Mapping[str, float] | None:
         return None
     job.model.eval()
     return job.evaluate()
-
-
-def resumed(job: Job, state: State) -> Job:
-    """The same job from another state on."""
-    return replace(job, state=state)

@@ -1,0 +1,69 @@
+"""What the benchmarks share: the machine's name, public rows, the real model, and tables."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.system.home import home
+
+MODEL = "smollm2-135m-instruct"
+SHIPPED = Path(__file__).parents[1] / "examples" / "data" / "luthier_qa.jsonl"
+
+
+def machine() -> str:
+    """One line that says where and when a number was measured."""
+    name = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine()
+    )
+    import torch
+
+    return (
+        f"{datetime.date.today().isoformat()}, {os.cpu_count()} x {name}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def alpaca_rows() -> Path:
+    """999 English instruction rows from the source package of llamafactory 0.9.5, downloaded once."""
+    target = home() / "benchmarks" / "alpaca_en_demo.json"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
+            subprocess.run([*command, "--dest", scratch, "llamafactory==0.9.5"], check=True)
+            with tarfile.open(next(Path(scratch).glob("*.tar.gz"))) as archive:
+                member = next(m for m in archive.getmembers() if m.name.endswith("data/alpaca_en_demo.json"))
+                content = archive.extractfile(member)
+                assert content is not None
+                target.write_bytes(content.read())
+    return target
+
+
+def in_process(module: str, *arguments: str) -> dict[str, Any]:
+    """Run `python -m module arguments` in a process of its own; its last line is JSON."""
+    result = subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    answer: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A Markdown table."""
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")

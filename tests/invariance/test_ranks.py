@@ -1,0 +1,48 @@
+"""Two processes learn what one learns, through the real command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.invariance.conftest import farthest, metrics, weights
+
+
+def command(config: Path, *arguments: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "luthier", "train", str(config), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_two_processes_equal_one(run_config: Callable[..., Any], tmp_path: Path, adapter: str) -> None:
+    """Unequal rows, packed, several micro-batches a rank, a last step of one row, held-out loss on the way."""
+    rate = 1e-3 if adapter == "lora" else 1e-4
+    config = run_config(
+        adapter=adapter,
+        train__learning_rate=rate,
+        train__batch_size=6,
+        train__max_steps=5,
+        train__micro_batch_tokens=80,
+    )
+    file = tmp_path / "resolved.yaml"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    command(file, f"output.dir={tmp_path / 'one'}")
+    command(file, f"output.dir={tmp_path / 'two'}", "--devices", "2")
+    for key in ("loss", "grad_norm", "held_out_loss"):
+        assert metrics(tmp_path / "two", key) == pytest.approx(metrics(tmp_path / "one", key), rel=1e-5)
+    assert metrics(tmp_path / "two", "units") == metrics(tmp_path / "one", "units")
+    assert farthest(weights(tmp_path / "two"), weights(tmp_path / "one")) < 2e-5
