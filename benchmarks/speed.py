@@ -8,6 +8,7 @@ Supervised tokens per second are counted over all steps but the first.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import time
@@ -125,7 +126,7 @@ def trainer(steps: int) -> dict[str, Any]:
         run.train()
     losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
     units = [sum(e.supervised for e in order[i * BATCH : (i + 1) * BATCH]) for i in range(steps)]
-    seconds = [b - a for a, b in zip(marks, marks[1:], strict=False)]
+    seconds = [b - a for a, b in itertools.pairwise(marks)]
     return _summary(list(zip(seconds, units, losses, strict=True)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import typer
 
@@ -32,6 +33,8 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Run the command line. The user's mistakes leave with status 2, an interruption with 130."""
+    # Deprecations between the libraries are news for us, not for users.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     try:
         app()
     except LuthierError as error:

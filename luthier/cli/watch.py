@@ -22,18 +22,22 @@ class Watcher(Stages, Observer):
         self.units = self.seconds = 0.0
 
     def stage(self, text: str) -> None:
+        """Print it with the time since the start."""
         show.console.print(f"[bold cyan]{time.monotonic() - self.started:6.1f} s[/]  {text}")
 
     def report(self, ready: Ready) -> None:
+        """Print what was read, what the check found, and two rows."""
         show.readings(ready.data)
         show.findings(ready.report)
         for sample in ready.report.samples:
             show.rendered(sample)
 
     def on_start(self, state: State, total_steps: int) -> None:
+        """Open the bar where the run goes on."""
         self.task = self.bar.add_task("training", total=total_steps, completed=state.step, note="")
 
     def on_step(self, progress: Progress) -> bool:
+        """Move the bar; print evaluations, and every tenth where there is no terminal."""
         self.units += progress.units
         self.seconds += progress.seconds
         speed = f"{self.units / self.seconds:.0f} trained tokens/s"
