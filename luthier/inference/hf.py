@@ -71,12 +71,11 @@ class HfEngine:
         from transformers import GenerationConfig
 
         device = self.model.get_input_embeddings().weight.device
+        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         settings = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=sampling.temperature > 0,
-            temperature=sampling.temperature if sampling.temperature > 0 else 1.0,
-            top_p=sampling.top_p,
-            top_k=0,
+            **(drawn if sampling.temperature > 0 else {}),
             repetition_penalty=1.0,
             eos_token_id=sorted(self.renderer.stop_ids) or None,
             pad_token_id=int(self.pad),
