@@ -46,6 +46,8 @@ class ModelConfig(Section):
     """Type the weights are kept in while training; auto: float32 for trainable weights and on CPUs, else bfloat16."""
     chat_template: str | None = None
     """A .jinja file that replaces the tokenizer's own chat template."""
+    template_options: dict[str, Any] = Field(default={})
+    """Variables for the chat template, for example `{enable_thinking: false}`; a tuned model keeps those of its run."""
 
 
 class SourceConfig(Section):
@@ -75,8 +77,6 @@ class DataConfig(Settings):
     """What to do with rows that cannot be used; error: refuse the run and name them; drop: name them in rows.json."""
     packing: bool = True
     """Put several sequences in one row of a micro-batch without padding (exact: they never see each other)."""
-    template_options: dict[str, Any] = Field(default={})
-    """Variables for the chat template, for example `{enable_thinking: false}`."""
 
 
 class TrainConfig(Settings):
@@ -87,7 +87,7 @@ class TrainConfig(Settings):
     epochs: Annotated[float, Field(gt=0)] = 3.0
     """Passes over the training rows."""
     max_steps: Positive | None = None
-    """Stop after so many optimizer steps, whatever `epochs` says."""
+    """Stop after so many optimizer steps, if `epochs` does not end it sooner."""
     batch_size: Positive = 16
     """Rows per optimizer step over all devices."""
     micro_batch_size: Positive | Auto = "auto"
@@ -205,7 +205,7 @@ def read_tree(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"cannot be read as text: {error}", source=str(path)) from None
     try:
         tree = json.loads(text, object_pairs_hook=_unique) if file.suffix == ".json" else _yaml(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"not valid {file.suffix or 'YAML'}: {error}", source=str(path)) from None
     if not isinstance(tree, dict):
         raise ConfigError("a config is a mapping of sections; see `luthier config schema`", source=str(path))
@@ -222,12 +222,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 class _UniqueLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        seen: set[Any] = set()
+        seen: list[Any] = []  # a key may be a list here; the parent class refuses it with its place
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise ValueError(f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice")
-            seen.add(key)
+            seen.append(key)
         return super().construct_mapping(node, deep=deep)
 
 

@@ -90,7 +90,7 @@ class ByteSize(_Parsed):
         if isinstance(value, ByteSize):
             return value
         match = _SIZE.fullmatch(str(value)) if isinstance(value, int | float | str) else None
-        if match is None or isinstance(value, bool):
+        if match is None or isinstance(value, bool) or math.isinf(float(match[1])):
             raise ValueError(f"{value!r} is not a size; write '4 GB', '512 MiB' or a number of bytes")
         base = 1024 if match[3] else 1000
         return cls(int(float(match[1]) * base ** (" KMGT".index(match[2].upper() or " "))))

@@ -32,13 +32,12 @@ def chat(
     from luthier.cli.show import console
     from luthier.config import ModelConfig
     from luthier.data.conversation import Message
-    from luthier.data.render import Renderer
     from luthier.inference.engine import Sampling
     from luthier.inference.hf import HfEngine
     from luthier.models.load import ModelLoader
 
     loader, config = ModelLoader(), ModelConfig(path=model)
-    renderer = Renderer(loader.tokenizer(config), stop_ids=loader.stop_ids(config))
+    renderer = loader.renderer(config)
     engine = HfEngine(loader.load(config), renderer)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     start = [Message(role="system", content=system)] if system else []

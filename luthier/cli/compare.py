@@ -37,16 +37,16 @@ def _table(base: Measured, tuned: Measured) -> None:
     rows = [
         (
             c.name,
-            f"{c.base:.4f}",
-            f"{c.tuned:.4f}",
-            f"{c.difference:+.4f}",
-            f"[{c.low:+.4f}, {c.high:+.4f}]",
+            f"{c.base:.3f}",
+            f"{c.tuned:.3f}",
+            f"{c.difference:+.3f}",
+            f"[{c.low:+.3f}, {c.high:+.3f}]",
             f"{100 * c.difference / c.base:+.1f} %" if c.base else "-",
             c.verdict,
         )
         for c in compare_measured(base, tuned)
     ]
-    columns = ("metric", "base", "tuned", "difference", "95 % interval", "relative", "verdict")
+    columns = ("metric", "base", "tuned", "change", "95 % interval", "in %", "verdict")
     show.table(f"{base.file}: {len(base.examples)} rows (paired bootstrap over rows)", columns, rows)
 
 

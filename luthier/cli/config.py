@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
-from typing import Annotated, Any
+from collections.abc import Iterable
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -13,6 +14,7 @@ from pydantic.fields import FieldInfo
 from luthier.config import RunConfig
 from luthier.errors import ConfigError, Problem
 from luthier.plugins import Choice, Settings, load, names, suggestion
+from luthier.units import Duration
 
 app = typer.Typer(help="What can be written in a config.", no_args_is_help=True)
 
@@ -43,32 +45,43 @@ def explained(key: str) -> list[str]:
     model: type[Settings] = RunConfig
     words = key.split(".")
     for depth, word in enumerate(words):
-        here = ".".join(words[:depth])
-        if word not in model.model_fields:
-            raise ConfigError(
-                [Problem(key, f"no such key; {suggestion(word, model.model_fields)}")], source=here or "config"
-            )
-        field = model.model_fields[word]
+        field, rest = _field(model, word, key), words[depth + 1 :]
         kind = next((mark.kind for mark in _marks(field) if isinstance(mark, Choice)), None)
-        if kind is not None:  # adapter, adapter.lora or adapter.lora.rank
-            if depth + 1 == len(words):
-                return [*_about(key, field), f"  kinds: {', '.join(names(kind))}"]
-            if words[depth + 1] not in names(kind):
-                raise ConfigError(
-                    [Problem(key, f"no such {kind}; {suggestion(words[depth + 1], names(kind))}")], source=key
-                )
-            part = load(kind, words[depth + 1])
-            rest = words[depth + 2 :]
-            if rest and rest[0] not in part.model_fields:
-                raise ConfigError([Problem(key, f"no such key; {suggestion(rest[0], part.model_fields)}")], source=key)
-            return _about(key, part.model_fields[rest[0]]) if rest else _section(key, part)
+        if kind is not None:
+            return _part(key, field, kind, rest)
         inner = next((t for t in _types(field.annotation) if issubclass(t, Settings)), None)
-        if depth + 1 == len(words):
+        if not rest:
             return _section(key, inner, field) if inner else _about(key, field)
         if inner is None:
-            raise ConfigError([Problem(key, f"{word} holds a value, not keys")], source=here or "config")
+            raise ConfigError([Problem(key, f"{word} holds a value, not keys")])
         model = inner
     return []
+
+
+def _field(model: type[Settings], word: str, key: str) -> FieldInfo:
+    if word not in model.model_fields:
+        raise ConfigError([Problem(key, f"no such key; {suggestion(word, model.model_fields)}")])
+    return model.model_fields[word]
+
+
+def _part(key: str, field: FieldInfo, kind: str, rest: list[str]) -> list[str]:
+    """`adapter`, `adapter.lora`, `adapter.lora.rank`, or `adapter.rank` of every adapter that has it."""
+    if not rest:
+        return [*_about(key, field), f"  kinds: {', '.join(names(kind))}"]
+    named = rest[0] in names(kind)
+    parts = [load(kind, name) for name in ([rest[0]] if named else names(kind))]
+    keys = rest[1:] if named else rest
+    if not keys:
+        return _section(key, parts[0])
+    having = [part for part in parts if keys[0] in part.model_fields]
+    if not having or len(keys) > 1:
+        allowed = {name for part in parts for name in part.model_fields} | (set() if named else set(names(kind)))
+        raise ConfigError([Problem(key, f"no such key; {suggestion(keys[0], allowed)}")])
+    lines = []
+    for part in having:
+        name = part.model_fields["type"].default
+        lines += _about(key if named else f"{key} of {name}", part.model_fields[keys[0]])
+    return lines
 
 
 def _section(key: str, section: type[Settings], field: FieldInfo | None = None) -> list[str]:
@@ -83,12 +96,37 @@ def _about(key: str, field: FieldInfo) -> list[str]:
     return [f"{key}: {field.description or ''}", f"  takes: {_named(field)}", f"  {default}"]
 
 
+LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "min_length": "of length at least"}
+
+
 def _named(field: FieldInfo) -> str:
-    name = str(field.annotation) if not isinstance(field.annotation, type) else field.annotation.__name__
-    limits = [str(mark) for mark in field.metadata if not isinstance(mark, Choice)]
-    return re.sub(r"typing\.|luthier\.\w+\.|, FieldInfo\(.*?\)\]", "", name) + (
-        f" ({', '.join(limits)})" if limits else ""
-    )
+    """The type in words."""
+    if any(isinstance(mark, Choice) for mark in _marks(field)):
+        several = not any(isinstance(mark, Choice) for mark in field.metadata)
+        return f"{'a list of kinds, each' if several else 'a kind'} by its name or as {{type: NAME, key: value}}"
+    return _spelled(field.annotation) + _limits(field.metadata)
+
+
+def _spelled(annotation: Any) -> str:
+    """An annotation as a reader of YAML would say it."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin is Annotated:
+        return _spelled(inner[0]) + _limits(inner[1:])
+    if origin in (Union, UnionType):
+        return " | ".join(map(_spelled, inner))
+    if origin is not None:
+        return f"{origin.__name__} of {', '.join(map(_spelled, inner))}"
+    if annotation is Duration:
+        return "a duration such as '3 epochs', '500 steps' or '2e9 tokens'"
+    return "null" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))
+
+
+def _limits(marks: Iterable[Any]) -> str:
+    """` above 0` and the like."""
+    flat = [one for mark in marks for one in (mark.metadata if isinstance(mark, FieldInfo) else [mark])]
+    return "".join(f" {words} {getattr(m, name)}" for m in flat for name, words in LIMITS.items() if hasattr(m, name))
 
 
 def _marks(field: FieldInfo) -> list[Any]:

@@ -28,7 +28,6 @@ def show(
     from luthier.config import ModelConfig, SourceConfig
     from luthier.data.formats.base import named
     from luthier.data.processor import Reading, recognised
-    from luthier.data.render import Renderer
     from luthier.data.sources import read_rows
     from luthier.errors import DataError, RowError
     from luthier.models.load import ModelLoader
@@ -42,7 +41,7 @@ def show(
         raise DataError(f"{file}: --row {row}, but the file has {len(all_rows)} rows")
     chosen = all_rows[:rows] if row is None else [all_rows[row - 1]]
     loader, config = ModelLoader(), ModelConfig(path=model)
-    renderer = Renderer(loader.tokenizer(config), stop_ids=loader.stop_ids(config))
+    renderer = loader.renderer(config)
     for one in chosen:
         try:
             content = named(name).read(one)

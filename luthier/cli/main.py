@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from luthier.cli import chat, check, compare, config, data, doctor, evaluate, models, plugins, train
-from luthier.errors import LuthierError
+from luthier.errors import Interrupted, LuthierError, UserError
 
 app = typer.Typer(
     name="luthier",
@@ -38,9 +38,12 @@ def main() -> None:
     try:
         app()
     except LuthierError as error:
-        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank meets the same mistake; one says it
+        rank = os.environ.get("RANK", "0")
+        everywhere = error.exit_status in (UserError.exit_status, Interrupted.exit_status)
+        if rank == "0" or not everywhere:  # all ranks meet the same mistake, and one says it
             sys.stdout.flush()
-            print(f"{'stopped' if error.exit_status == 130 else 'error'}: {error}", file=sys.stderr)
+            where = "" if rank == "0" else f" on rank {rank}"
+            print(error if isinstance(error, Interrupted) else f"error{where}: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -22,7 +22,8 @@ COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; cells are plain text."""
-    result = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    result = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    result.padding = (0, 1, 0, 0)
     for name in columns:
         result.add_column(name, overflow="fold")
     for row in rows:

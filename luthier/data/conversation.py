@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthier.data.strict import read_json
 from luthier.errors import RowError
 
 
@@ -100,6 +101,11 @@ def _digest(value: Any) -> str:
 # ---- building messages from loosely typed JSON, shared by the formats --------------------------------------------
 
 ROLES = {"system", "developer", "user", "assistant", "tool"}
+LARGEST_WEIGHT = 3e38
+"""Sequences keep weights as float32, which holds no more."""
+
+Wrong = Callable[[str], RowError]
+"""Makes the error of one message from a sentence."""
 
 
 def conversation(turns: Sequence[Message], origin: Origin, tools: Any = None) -> Conversation:
@@ -121,40 +127,86 @@ def conversation(turns: Sequence[Message], origin: Origin, tools: Any = None) ->
 
 
 def message(value: Any, origin: Origin, position: int) -> Message:
-    """One OpenAI message.
+    """One OpenAI message; a key that holds null is a key that is not there.
 
     Raises:
-        RowError: a role, content, tool call, `train` or `weight` of the wrong kind.
+        RowError: a role, content, name, tool call, `train` or `weight` of the wrong kind.
     """
-
-    def wrong(detail: str) -> RowError:
-        return RowError(str(origin), "bad-message", f"message {position}: {detail}")
-
+    wrong = wrong_message(origin, position)
     if not isinstance(value, dict):
         raise wrong(f"expected a mapping with role and content, got {type(value).__name__}")
     role = value.get("role")
-    if role not in ROLES:
-        raise wrong(f"role {role!r}; allowed: {', '.join(sorted(ROLES))}")
-    weight = value.get("weight", 1.0)
-    if not isinstance(value.get("train", True), bool):
-        raise wrong(f"train must be true or false, got {value['train']!r}")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise wrong(f"weight must be a number of at least 0, got {weight!r}")
-    reasoning = value.get("reasoning_content", value.get("thinking"))
-    if reasoning is not None and not isinstance(reasoning, str):
-        raise wrong("reasoning_content must be a string")
+    if not isinstance(role, str) or role not in ROLES:
+        raise wrong(f"role {_short(role)}; allowed: {', '.join(sorted(ROLES))}")
+    reasoning = _string(value, "reasoning_content", wrong)
     return Message(
         role=role,
         content=_text_of(value.get("content"), wrong),
-        reasoning=reasoning,
-        tool_calls=_tool_calls(value.get("tool_calls"), wrong),
-        tool_call_id=value.get("tool_call_id"),
-        name=value.get("name"),
-        weight=float(weight) if value.get("train", True) else 0.0,
+        reasoning=_string(value, "thinking", wrong) if reasoning is None else reasoning,
+        tool_calls=tool_calls(value.get("tool_calls"), wrong),
+        tool_call_id=_string(value, "tool_call_id", wrong),
+        name=_string(value, "name", wrong),
+        weight=weight(value, wrong),
     )
 
 
-def _text_of(content: Any, wrong: Any) -> str:
+def wrong_message(origin: Origin, position: int) -> Wrong:
+    """Errors of the message at a position."""
+    return lambda detail: RowError(str(origin), "bad-message", f"message {position}: {detail}")
+
+
+def system_turns(value: Mapping[str, Any], origin: Origin) -> list[Message]:
+    """The system message of a row that holds it under a key of its own, if it has one; raises RowError."""
+    text = _string(value, "system", lambda detail: RowError(str(origin), "bad-message", detail))
+    return [Message(role="system", content=text)] if text else []
+
+
+def weight(value: Mapping[str, Any], wrong: Wrong) -> float:
+    """What `train` and `weight` of a message say together; raises RowError."""
+    train, given = value.get("train"), value.get("weight")
+    if train is not None and not isinstance(train, bool):
+        raise wrong(f"train must be true or false, got {train!r}")
+    if given is None:
+        given = 1.0
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= LARGEST_WEIGHT:
+        raise wrong(f"weight must be a number from 0 to {LARGEST_WEIGHT:g}, got {_short(given)}")
+    return 0.0 if train is False else float(given)
+
+
+def tool_calls(calls: Any, wrong: Wrong) -> tuple[Mapping[str, Any], ...]:
+    """OpenAI tool calls with `arguments` as a mapping, which is what chat templates expect; raises RowError."""
+    if calls is None:
+        return ()
+    if not isinstance(calls, list):
+        raise wrong(f"tool_calls must be a list, got {type(calls).__name__}")
+    return tuple(_tool_call(call, wrong) for call in calls)
+
+
+def _tool_call(call: Any, wrong: Wrong) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise wrong(f"a tool call needs a function name, got {_short(call)}")
+    name, arguments = function["name"], function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = read_json(arguments)
+        except ValueError as error:
+            raise wrong(f"arguments of {name} are not valid JSON: {error}") from None
+    if arguments is not None and not isinstance(arguments, dict):
+        raise wrong(f"arguments of {name} must be a mapping of names to values, got {_short(arguments)}")
+    identity = _string(call, "id", wrong)
+    entry = {"type": "function", "function": {"name": name, "arguments": arguments or {}}}
+    return entry if identity is None else {"id": identity} | entry
+
+
+def _string(value: Mapping[str, Any], key: str, wrong: Wrong) -> str | None:
+    text = value.get(key)
+    if text is not None and not isinstance(text, str):
+        raise wrong(f"{key} must be a string, got {_short(text)}")
+    return text
+
+
+def _text_of(content: Any, wrong: Wrong) -> str:
     if content is None:
         return ""
     if isinstance(content, str):
@@ -166,36 +218,25 @@ def _text_of(content: Any, wrong: Any) -> str:
     return "".join(str(text) for text in texts)
 
 
-def _tool_calls(calls: Any, wrong: Any) -> tuple[Mapping[str, Any], ...]:
-    """OpenAI tool calls with `arguments` as a mapping, which is what chat templates expect."""
-    if calls is None:
-        return ()
-    if not isinstance(calls, list):
-        raise wrong("tool_calls must be a list")
-    result = []
-    for call in calls:
-        function = call.get("function", call) if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise wrong(f"a tool call needs a function name, got {call!r}")
-        arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments)
-            except ValueError as error:
-                raise wrong(f"arguments of {function['name']} are not valid JSON: {error}") from None
-        entry: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-        result.append(({"id": call["id"]} if "id" in call else {}) | entry)
-    return tuple(result)
-
-
 def _tools(tools: Any, origin: Origin) -> tuple[Mapping[str, Any], ...]:
     if tools in (None, "", []):
         return ()
     if isinstance(tools, str):
         try:
-            tools = json.loads(tools)
+            tools = read_json(tools)
         except ValueError as error:
             raise RowError(str(origin), "bad-tools", f"tools is not valid JSON: {error}") from None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise RowError(str(origin), "bad-tools", "tools must be a list of function descriptions")
-    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in tools)
+    wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+    for tool in wrapped:
+        function = tool["function"]
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RowError(str(origin), "bad-tools", f"a tool needs a function name, got {_short(tool)}")
+    return tuple(wrapped)
+
+
+def _short(value: Any) -> str:
+    """A wrong value as messages show it; a whole image would drown them."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}... ({type(value).__name__})"

@@ -99,14 +99,7 @@ def plan(lengths: Sequence[int], layout: Layout, *, ranks: int) -> list[list[lis
     Examples are sorted by length, filled into micro-batches under the layout's limits, and dealt to the ranks by load.
     Every rank gets the same number of micro-batches (some may be empty), so that collective calls always match.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    bins: list[list[int]] = []
-    for index in order:
-        home = next((b for b in bins if _fits(b, lengths[index], lengths, layout)), None)
-        if home is None:
-            bins.append([index])
-        else:
-            home.append(index)
+    bins = _fill(lengths, layout)
     while len(bins) < ranks and any(len(b) > 1 for b in bins):  # no rank idles while another has rows to spare
         largest = max(bins, key=lambda b: (len(b) > 1, sum(lengths[i] for i in b)))
         bins.remove(largest)
@@ -121,12 +114,58 @@ def plan(lengths: Sequence[int], layout: Layout, *, ranks: int) -> list[list[lis
     return [share + [[]] * (count - len(share)) for share in shares]
 
 
-def _fits(group: Sequence[int], length: int, lengths: Sequence[int], layout: Layout) -> bool:
-    if layout.rows is not None and len(group) >= layout.rows:
-        return False
-    if layout.packing:
-        return sum(lengths[i] for i in group) + length <= layout.tokens
-    return max(lengths[i] for i in group) * (len(group) + 1) <= layout.tokens  # the first of a group is its longest
+def _fill(lengths: Sequence[int], layout: Layout) -> list[list[int]]:
+    """Longest first, each into the first group with room for it, else into a new one."""
+    bins: list[list[int]] = []
+    loads: list[int] = []
+    rooms = _Rooms(len(lengths))
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        home = rooms.first(lengths[index])
+        if home is None:
+            home = len(bins)
+            bins.append([])
+            loads.append(0)
+        group = bins[home]
+        group.append(index)
+        loads[home] += lengths[index]
+        if layout.rows is not None and len(group) >= layout.rows:
+            rooms.put(home, _FULL)
+        elif layout.packing:
+            rooms.put(home, layout.tokens - loads[home])
+        else:  # the first of a group is its longest, so any later one fits where one more of that length does
+            longest = lengths[group[0]]
+            rooms.put(home, longest if longest * (len(group) + 1) <= layout.tokens else _FULL)
+    return bins
+
+
+_FULL = -1
+"""Room in which not even an empty example fits."""
+
+
+class _Rooms:
+    """The room left in each group, as a tree of maxima: thousands of rows are planned in no time."""
+
+    def __init__(self, groups: int) -> None:
+        self.leaves = 1 << max(groups - 1, 0).bit_length()
+        self.most = [_FULL] * (2 * self.leaves)
+
+    def put(self, group: int, room: int) -> None:
+        """Set the room of one group."""
+        node = group + self.leaves
+        self.most[node] = room
+        while node > 1:
+            node //= 2
+            self.most[node] = max(self.most[2 * node], self.most[2 * node + 1])
+
+    def first(self, length: int) -> int | None:
+        """The first group with room for a length."""
+        if self.most[1] < length:
+            return None
+        node = 1
+        while node < self.leaves:
+            node *= 2
+            node += self.most[node] < length  # the left half where it has room, else the right one
+        return node - self.leaves
 
 
 def lay_out(examples: Sequence[Example], layout: Layout) -> Batch:

@@ -1,6 +1,6 @@
 """The data processor: files -> rows -> sides -> token sequences, every row accounted for.
 
-Replaceable: `Factory(data=...)` takes anything with this `prepare`.
+Replaceable: `Factory(data=...)` takes any `DataProcessorLike`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 from luthier.config import DataConfig, SourceConfig
 from luthier.data.conversation import Content, Origin, Row
@@ -56,6 +57,13 @@ class ReadRow:
     content: Content
 
 
+class DataProcessorLike(Protocol):
+    """What `Factory(data=...)` takes."""
+
+    def prepare(self, config: DataConfig, renderer: Renderer, render: Render) -> Prepared:
+        """Rendered rows of both sides, every row accounted for; `render` is the objective's."""
+
+
 class DataProcessor:
     """The built-in data processor."""
 
@@ -83,7 +91,7 @@ class DataProcessor:
             why = (
                 ", ".join(f"{count} x {reason}" for reason, count in ledger.reasons().items()) or "the files are empty"
             )
-            first = next((e for e in ledger.entries if e.outcome == "dropped"), None)
+            first = next((e for e in ledger.entries if e.outcome == "dropped" and e.side == "train"), None)
             where = f"; first: {first.file}:{first.line}: {first.detail}" if first else ""
             raise DataError(f"no row is left to train on ({ledger.rows_read} read; {why}){where}")
         return Prepared(parts["train"], parts["held_out"], ledger, readings)
@@ -153,7 +161,7 @@ def fit(sequences: Sequence[Tokens], config: DataConfig) -> tuple[list[Tokens], 
     Raises:
         RowError: `over-length` when dropping, `no-supervised-token` when nothing to learn is left.
     """
-    limit, longest = config.max_length, max(len(sequence) for sequence in sequences)
+    limit, longest = config.max_length, max((len(sequence) for sequence in sequences), default=0)
     outcome: Outcome = "kept"
     kept = list(sequences)
     if longest > limit and config.over_length == "drop":

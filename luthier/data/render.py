@@ -11,9 +11,12 @@ Luthier owns the mask, never the text. Knows no file layout, no objective and no
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _THINKING = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_THINKING_TAG = re.compile(r"</?think>")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_BLANK = "\udfff"
+"""Stands for text that is accounted for; half of a character, so that no row can hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Tokens:
     @property
     def supervised(self) -> int:
         """Tokens with a weight above 0. The first token has no predictor and never counts."""
-        return int(np.count_nonzero(self.weights))
+        return int(np.count_nonzero(self.weights[1:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,9 @@ class Renderer:
         eos = tokenizer.eos_token_id
         self.stop_ids = frozenset(stop_ids) | (frozenset() if eos is None else {int(eos)})
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        stops = {str(tokenizer.convert_ids_to_tokens(stop)) for stop in self.stop_ids}
-        self.control = tuple(sorted(special | stops, key=len, reverse=True))
+        stops = (tokenizer.convert_ids_to_tokens(stop) for stop in self.stop_ids)
+        self._stops = frozenset(str(token) for token in stops if token is not None)  # None: beyond the vocabulary
+        self.control = tuple(sorted(special | self._stops, key=len, reverse=True))
         self._control = re.compile("|".join(re.escape(token) for token in self.control) or r"(?!)")
 
     # ---- what serving feeds ----------------------------------------------------------------------------------
@@ -94,7 +101,7 @@ class Renderer:
 
         Raises:
             RowError: without a place, for the caller to add: `template` (the template refuses these messages),
-                `drops-answer`, `drops-tools`, `control-token`, `no-supervised-token`.
+                `drops-answer`, `drops-tools`, `control-token`, `empty-answer`, `no-supervised-token`.
             TemplateError: the template marks other tokens as generated than those the model must say.
         """
         trained = [i for i, m in enumerate(conversation.messages) if m.role == "assistant" and m.weight > 0]
@@ -109,17 +116,23 @@ class Renderer:
             if home is None:
                 home = (ids, np.zeros(len(ids), dtype=np.float32))
                 sequences.append(home)
-            home[1][len(turn.prompt) : len(ids)] = turn.weight
+            home[1][max(1, len(turn.prompt)) : len(ids)] = turn.weight
         return [Tokens(np.asarray(ids, dtype=np.int32), weights) for ids, weights in reversed(sequences)]
 
     def whole(self, content: Conversation | Text) -> Tokens:
         """A text (or a conversation as its template writes it) with every token supervised, and one end token."""
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if isinstance(content, Text):
             ids = list(self.tokenizer(content.text)["input_ids"])
+            closed = ids[-1:] == [eos]
         else:
-            ids = self.encode(self._template(content.messages, content.tools, answer_next=False))
-        eos = self.tokenizer.eos_token_id
-        if eos is not None and ids[-1:] != [eos] and isinstance(content, Text):
+            text = self._template(content.messages, content.tools, answer_next=False)
+            ids, closed = self.encode(text), text.rstrip().endswith(self.control)
+        if bos is not None and ids[:2] == [bos, bos]:
+            del ids[0]  # the text begins with the token that the tokenizer adds
+        if eos is not None and ids[-2:] == [eos, eos]:
+            del ids[-1]
+        if eos is not None and not closed:
             ids.append(int(eos))
         weights = np.ones(len(ids), dtype=np.float32)
         weights[:1] = 0
@@ -130,115 +143,182 @@ class Renderer:
     def _turn(self, conversation: Conversation, index: int) -> _Turn:
         before, message = conversation.messages[:index], conversation.messages[index]
         self._require_no_control(message)
+        pieces = self._said(message)
         prompt = self._template(before, conversation.tools, answer_next=True)
         told = self._template(conversation.messages[: index + 1], conversation.tools, answer_next=False)
-        answer = told[len(prompt) :] if told.startswith(prompt) else self._reopened(prompt, told, message)
-        answer = self._up_to_end(answer, message)
+        border = None if told.startswith(prompt) else self._border(prompt, before, conversation.tools)
+        if border is None:
+            answer = told[len(prompt) :]
+        elif border and told.count(border) == prompt.count(border):
+            answer = told[told.rfind(border) + len(border) :]
+        else:
+            answer = self._reopened(prompt, told, message)
+        answer = self._up_to_end(answer, pieces, message)
         self._require_agreement(conversation, index, answer)
         prompt_ids = self.encode(prompt)
         both = self.encode(prompt + answer)
         shared = both[: len(prompt_ids)] == prompt_ids
         return _Turn(prompt_ids, both[len(prompt_ids) :] if shared else self.encode(answer), message.weight)
 
+    def _border(self, prompt: str, before: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
+        """The end of the prompt from the text of the last message on; empty if that is not to be found.
+
+        Mistral writes the system prompt before the last message, and only if that is the user's: it stands in the
+        prompt, but no longer in front of an answer. The border between question and answer is the same in both.
+        """
+        asked = before[-1].content.strip()
+        place = self._template(before, tools, answer_next=False).rfind(asked)  # not in the generation prompt
+        return prompt[place:] if asked and prompt[max(place, 0) :].startswith(asked) else ""
+
     def _reopened(self, prompt: str, told: str, message: Message) -> str:
         """The answer where the generation prompt already writes the start of it (DeepSeek-R1: `<think>`)."""
         common = next((i for i, (a, b) in enumerate(zip(prompt, told, strict=False)) if a != b), len(told))
+        tag = prompt.rfind("<", 0, common)
+        if tag >= 0 and ">" not in prompt[tag:common]:
+            common = tag  # an answer that begins with `<b>` shares the first character of `<think>`
         opening = prompt[common:]
         said = message.content
         if message.reasoning is not None and "<think>" not in said:
             said = f"<think>\n{message.reasoning.strip()}\n</think>\n\n{said}"
         if not opening.strip() or not said.lstrip().startswith(opening.strip()):
-            detail = f"the template starts every answer with {opening!r}, and this answer does not"
+            detail = f"the template starts every answer with {opening[-80:]!r}, and this answer does not"
             raise RowError("", "template", detail)
         visible = _THINKING.sub("", said).strip()
-        end = told.rfind(visible) + len(visible)
-        if not visible or end < len(visible):
+        place = self._without_control(told[common:]).rfind(visible)
+        if not visible or place < 0:
             raise RowError("", "drops-answer", f"the template does not write the answer {visible[:60]!r}")
         rest = said.lstrip()[len(opening.strip()) :]
         white = opening[len(opening.rstrip()) :]  # the prompt ends with it, so the answer must not begin with it
-        return rest.removeprefix(white).rstrip() + told[end:]
+        return rest.removeprefix(white).rstrip() + told[common + place + len(visible) :]
 
-    def _up_to_end(self, answer: str, message: Message) -> str:
-        """The answer cut behind its end-of-turn token: the first control token after everything that is said.
+    def _up_to_end(self, answer: str, pieces: Sequence[str], message: Message) -> str:
+        """The answer cut behind its end-of-turn token.
 
         A template that closes a turn with nothing (GLM, plain text) gets the tokenizer's own end token, which is what
         generation stops at.
         """
-        end = 0
-        for piece in self._said(message):
-            place = answer.rfind(piece)
+        end, unsaid = 0, self._without_control(answer)
+        for piece in pieces:
+            place = unsaid.rfind(piece)
             if place < 0:
                 raise RowError(
                     "", "drops-answer", f"the template does not write what the assistant says: {piece[:60]!r}"
                 )
             end = max(end, place + len(piece))
-        closing = self._control.search(answer, end)
-        if closing:
-            return answer[: closing.end()]
+            unsaid = unsaid[:place] + _BLANK * len(piece) + unsaid[place + len(piece) :]
+        closed = self._closed(answer, end, calls=bool(message.tool_calls))
+        if closed:
+            return answer[:closed]
         if self.tokenizer.eos_token is None:
             raise TemplateError("the chat template closes no turn and the tokenizer has no end token")
-        return answer[:end] + str(self.tokenizer.eos_token)
+        # White space at the end is the model's to say where the answer has it, not where the template adds it.
+        body, content = answer.rstrip(), message.content
+        white = "" if message.tool_calls else content[len(content.rstrip()) :]
+        return body + (white if answer[len(body) :].startswith(white) else "") + str(self.tokenizer.eos_token)
+
+    def _closed(self, answer: str, end: int, *, calls: bool) -> int:
+        """Where the turn is closed: behind the first control token after everything that is said; 0: never.
+
+        Several in a row close it together, up to the one that generation stops at. A call's arguments may stand
+        between control tokens of their own (Mistral's `[ARGS]`), so there it is the stop token that counts.
+        """
+        marks = list(self._control.finditer(answer, end))
+        if not marks:
+            return 0
+        stop = next((i for i, mark in enumerate(marks) if mark[0] in self._stops), None)
+        if stop is None:
+            return marks[-1 if calls else 0].end()
+        in_a_row = all(one.end() == following.start() for one, following in pairwise(marks[: stop + 1]))
+        return marks[stop if calls or in_a_row else 0].end()
+
+    def _without_control(self, text: str) -> str:
+        """The text with control tokens blanked, so that the answer `end` is not found in `<|im_end|>`."""
+        return self._control.sub(lambda mark: _BLANK * len(mark[0]), text)
 
     def _said(self, message: Message) -> list[str]:
-        """The pieces of text that must all stand in the rendered answer."""
-        visible = (
-            _THINKING.sub("", message.content).strip() if "</think>" in message.content else message.content.strip()
-        )
-        thoughts = [match.strip() for match in _THINKING.findall(message.content)]
-        thoughts += [message.reasoning.strip()] if message.reasoning else []
+        """The pieces of text that must all stand in the rendered answer, each in a place of its own."""
+        texts = [piece.strip() for piece in (*_THINKING_TAG.split(message.content), message.reasoning or "")]
         calls = [str(call["function"]["name"]) for call in message.tool_calls]
-        return [piece for piece in (*thoughts, visible, *calls) if piece]
+        pieces = [piece for piece in (*sorted(texts, key=len, reverse=True), *calls) if piece]
+        if not pieces:
+            raise RowError("", "empty-answer", "the assistant says nothing")
+        return pieces
 
     # ---- what must hold ----------------------------------------------------------------------------------------
 
     def _require_no_control(self, message: Message) -> None:
-        found = self._control.search(message.content) or self._control.search(message.reasoning or "")
-        if found:
-            detail = f"the answer holds the text of the control token {found[0]}, which would end or break the turn"
-            raise RowError("", "control-token", detail)
+        calls = json.dumps([dict(call) for call in message.tool_calls], ensure_ascii=False)
+        for said in (message.content, message.reasoning or "", calls):
+            found = self._control.search(said)
+            if found:
+                detail = f"the answer holds the text of the control token {found[0]}, which would end or break the turn"
+                raise RowError("", "control-token", detail)
 
     def _require_tools_written(self, conversation: Conversation) -> None:
         """A template that ignores tools would train answers to calls that serving never explains."""
         if not conversation.tools:
             return
-        text = self._template(conversation.messages, conversation.tools, answer_next=False)
-        missing = [t["function"].get("name") for t in conversation.tools if str(t["function"].get("name")) not in text]
+        # Under names that nothing else has: the calls hold the real ones too.
+        names = {f"tool_{place}_of_the_list": tool["function"] for place, tool in enumerate(conversation.tools)}
+        renamed = [{"type": "function", "function": {**function, "name": name}} for name, function in names.items()]
+        text = self._template(conversation.messages, renamed, answer_next=False)
+        missing = [function.get("name") for name, function in names.items() if name not in text]
         if missing:
             detail = f"the chat template does not write the tool {missing[0]!r}; use a template that knows tools"
             raise RowError("", "drops-tools", detail)
 
     def _require_agreement(self, conversation: Conversation, index: int, answer: str) -> None:
         """Where the template itself marks `{% generation %}`, both must name the same text, end token aside."""
-        if not _GENERATION.search(self._source()):
+        if not _GENERATION.search(self._source(conversation.tools)):
             return
-        messages = [m.for_template() for m in conversation.messages[: index + 1]]
-        encoded = self.tokenizer.apply_chat_template(
-            messages,
-            tools=[dict(tool) for tool in conversation.tools] or None,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-            **self.options,
-        )
-        marks = np.asarray(encoded["assistant_masks"])
-        spans = np.flatnonzero(marks)
-        start = spans[np.flatnonzero(np.diff(spans, prepend=-2) > 1)[-1]] if len(spans) else len(marks)
-        marked = self.tokenizer.decode(np.asarray(encoded["input_ids"])[start:][marks[start:] == 1])
-        if self._control.sub("", str(marked)).strip() != self._control.sub("", answer).strip():
+        marked = self._marked(conversation.messages[: index + 1], conversation.tools)
+        if self._control.sub("", marked).strip() != self._control.sub("", answer).strip():
             raise TemplateError(
-                f"the chat template marks {str(marked)[:200]!r} as generated, but after its generation prompt "
+                f"the chat template marks {marked[:200]!r} as generated, but after its generation prompt "
                 f"the model must say {answer[:200]!r}; correct the template or set model.chat_template"
+            )
+        first = next(i for i, message in enumerate(conversation.messages) if message.role == "assistant")
+        asked = self._marked(conversation.messages[:first], conversation.tools) if first else ""
+        if asked.strip():
+            raise TemplateError(
+                f"the chat template marks {asked[:200]!r} as generated, which no assistant says; "
+                "correct the template or set model.chat_template"
             )
 
     # ---- the template ------------------------------------------------------------------------------------------
 
-    def _source(self) -> str:
-        return str(self.tokenizer.get_chat_template())
+    def _source(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        """The template; a tokenizer may have another one for tools."""
+        try:
+            return str(self.tokenizer.get_chat_template(tools=list(tools) or None))
+        except ValueError as error:
+            raise TemplateError(f"no chat template: {error}; set model.chat_template to a .jinja file") from None
+
+    def _marked(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
+        """The last stretch of text that the template marks as generated; text, since tokens cut characters."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        with _refusals():
+            texts, spans = render_jinja_template(
+                [[message.for_template() for message in messages]],
+                tools=[dict(tool) for tool in tools] or None,
+                chat_template=self._source(tools),
+                return_assistant_tokens_mask=True,
+                **{**self.tokenizer.special_tokens_map, **self.options},
+            )
+        text, stretches = str(texts[0]), list(spans[0])
+        if not stretches:
+            return ""
+        start, last = stretches.pop()
+        while stretches and not text[stretches[-1][1] : start].strip():
+            start, _ = stretches.pop()
+        return text[start:last]
 
     def _template(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, answer_next: bool) -> str:
-        import jinja2
-
-        try:
+        self._source(tools)  # no template at all is not this row's fault
+        if not messages:
+            raise RowError("", "template", "the first message is the assistant's, so serving feeds nothing before it")
+        with _refusals():
             text = self.tokenizer.apply_chat_template(
                 [message.for_template() for message in messages],
                 tools=[dict(tool) for tool in tools] or None,
@@ -246,8 +326,15 @@ class Renderer:
                 tokenize=False,
                 **self.options,
             )
-        except (jinja2.TemplateError, TypeError, KeyError) as error:
-            raise RowError("", "template", f"the chat template refuses these messages: {error}") from None
-        except ValueError as error:
-            raise TemplateError(f"no chat template: {error}; set model.chat_template to a .jinja file") from None
         return str(text)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Whatever goes wrong within a template is a refusal of the row."""
+    import jinja2
+
+    try:
+        yield
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise RowError("", "template", f"the chat template refuses these messages: {error}") from None

@@ -1,17 +1,19 @@
 """Files into rows, each with its file and line. Knows JSON, not layouts.
 
-Reads a JSON array, an object that holds exactly one array, JSON Lines, and JSON values one after another; which of
-them a file is, its first characters say, not its name.
+Reads a JSON array, an object whose only key holds an array of rows, JSON Lines, and JSON values one after another;
+which of them a file is, its content says, not its name.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from luthier.data.conversation import Origin, Row
+from luthier.data.strict import StrictDecoder
 from luthier.errors import DataError
 
 SUFFIXES = (".json", ".jsonl")
@@ -24,55 +26,34 @@ def read_rows(path: str | Path, *, limit: int | None = None) -> Iterator[Row]:
     Raises:
         DataError: no such file, not text, not JSON (with the line), or not of a known suffix.
     """
-    file = Path(path)
-    if file.suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"{path}: cannot read {file.suffix or 'files without a suffix'}; allowed: {', '.join(SUFFIXES)}"
-        )
-    text = _read_text(file)
-    for count, (line, value) in enumerate(_values(text, str(path))):
-        if limit is not None and count >= limit:
-            return
+    for line, value in islice(_values(_read_text(Path(path)), str(path)), limit):
         yield Row(Origin(str(path), line), value)
 
 
 def _read_text(file: Path) -> str:
     try:
+        if file.is_dir():
+            raise DataError(f"{file}: a folder; give one of its files")
+        if file.suffix.lower() not in SUFFIXES:
+            kind = file.suffix or "files without a suffix"
+            raise DataError(f"{file}: cannot read {kind}; allowed: {', '.join(SUFFIXES)}")
         raw = file.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{file}: no such file (looked at {file.absolute()})") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    if not raw.strip():
-        raise DataError(f"{file}: the file is empty")
+    except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL character
+        raise DataError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if b"\0" in raw[:65536]:
         raise DataError(f"{file}: not a text file (it holds NUL bytes); expected UTF-8 JSON")
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8").removeprefix("\ufeff")  # "utf-8-sig" would count offsets from behind the mark
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{file}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start}); convert it to UTF-8"
         ) from None
-
-
-class _Decoder(json.JSONDecoder):
-    """JSON as RFC 8259 has it: no NaN, no duplicate keys."""
-
-    def __init__(self) -> None:
-        super().__init__(object_pairs_hook=_unique, parse_constant=_no_constant)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} is given twice")
-    return result
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    if not text or text.isspace():
+        raise DataError(f"{file}: the file is empty")
+    return text
 
 
 def _values(text: str, name: str) -> Iterator[tuple[int, Any]]:
@@ -81,41 +62,45 @@ def _values(text: str, name: str) -> Iterator[tuple[int, Any]]:
     cursor.skip()
     if cursor.peek() == "[":
         yield from _array(cursor)
+        if cursor.peek():
+            raise cursor.error("text after the end of the array")
         return
-    start, first = cursor.line, cursor.decode()
+    start, first = (cursor.index, cursor.line), cursor.decode()
     cursor.skip()
-    if not cursor.peek():  # one value only: an object holding one array of rows, or a file of one row
-        arrays = [value for value in first.values() if _is_rows(value)] if isinstance(first, dict) else []
-        single = isinstance(first, dict) and len(arrays) == 1 and len(first) == 1
-        yield from ((start, row) for row in arrays[0]) if single else iter([(start, first)])
+    if not cursor.peek() and _holds_rows(first):
+        cursor.index, cursor.line = start  # once more from the brace on, now row by row, so that each has its own line
+        cursor.take("{")
+        cursor.decode()
+        cursor.skip()
+        cursor.take(":")
+        yield from _array(cursor)
         return
-    yield start, first
+    yield start[1], first
     while cursor.peek():
-        start = cursor.line
-        yield start, cursor.decode()
+        line = cursor.line
+        yield line, cursor.decode()
         cursor.skip()
 
 
-def _is_rows(value: Any) -> bool:
-    """A list of objects that are not chat messages: {"messages": [...]} alone is one row, not a file of rows."""
-    return isinstance(value, list) and all(isinstance(row, dict) and not {"role", "from"} & set(row) for row in value)
+def _holds_rows(value: Any) -> bool:
+    """One key with a list of objects that are not chat messages: {"messages": [...]} alone is one row, not a file."""
+    rows = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else None
+    if not isinstance(rows, list) or not rows:
+        return False
+    return all(isinstance(row, dict) and not {"role", "from"} & set(row) for row in rows)
 
 
 def _array(cursor: _Cursor) -> Iterator[tuple[int, Any]]:
     cursor.take("[")
-    if cursor.peek() == "]":
-        cursor.take("]")
-    else:
-        while True:
-            line = cursor.line
-            yield line, cursor.decode()
-            cursor.skip()
-            if cursor.peek() == "]":
-                cursor.take("]")
-                break
+    more = cursor.peek() != "]"
+    while more:
+        line = cursor.line
+        yield line, cursor.decode()
+        cursor.skip()
+        more = cursor.peek() != "]"
+        if more:
             cursor.take(",")
-    if cursor.peek():
-        raise cursor.error("text after the end of the array")
+    cursor.take("]")
 
 
 class _Cursor:
@@ -123,7 +108,7 @@ class _Cursor:
 
     def __init__(self, text: str, name: str) -> None:
         self.text, self.name, self.index, self.line = text, name, 0, 1
-        self.decoder = _Decoder()
+        self.decoder = StrictDecoder()
 
     def peek(self) -> str:
         return self.text[self.index : self.index + 1]
@@ -150,17 +135,12 @@ class _Cursor:
     def decode(self) -> Any:
         try:
             value, end = self.decoder.raw_decode(self.text, self.index)
-            json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no text
         except json.JSONDecodeError as error:
             self.move(min(error.pos, len(self.text)))
             cut = (
                 "; is the file cut off?" if error.pos >= len(self.text.rstrip()) or "Unterminated" in error.msg else ""
             )
             raise self.error(f"not valid JSON: {error.msg}{cut}") from None
-        except UnicodeEncodeError:
-            raise self.error("a string holds a lone surrogate (half of a character)") from None
-        except RecursionError:
-            raise self.error("nested too deeply") from None
         except ValueError as error:
             raise self.error(str(error)) from None
         self.move(end)

@@ -15,12 +15,13 @@ def sides(content_ids: Sequence[str], *, held_out: float) -> list[Side]:
     row or every row of a small set, the one with the lowest (highest) hash is moved, so that both sides exist.
     """
     places = [_place(identity) for identity in content_ids]
-    if held_out == 0:
+    distinct = set(places)
+    if held_out == 0 or len(distinct) < 2:
         return ["train"] * len(places)
-    chosen = {place for place in places if place < held_out} or {min(places, default=0.0)}
-    if len(set(places)) > 1 and chosen == set(places):
-        chosen.discard(max(places))
-    return ["held_out" if place in chosen and len(set(places)) > 1 else "train" for place in places]
+    chosen = {place for place in distinct if place < held_out} or {min(distinct)}
+    if chosen == distinct:
+        chosen.discard(max(distinct))
+    return ["held_out" if place in chosen else "train" for place in places]
 
 
 def _place(content_id: str) -> float:

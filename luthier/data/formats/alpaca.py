@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.data.conversation import Content, Message, Row, conversation
-from luthier.data.formats.base import PREFERENCE_KEYS
+from luthier.data.conversation import Content, Message, Row, conversation, system_turns
+from luthier.data.formats.base import PREFERENCE_KEYS, wrong_layout
 from luthier.errors import RowError
 
 
@@ -16,31 +16,37 @@ class Alpaca:
 
     def recognises(self, value: Any) -> bool:
         """Both keys are there."""
-        return isinstance(value, dict) and {"instruction", "output"} <= set(value) and not PREFERENCE_KEYS & set(value)
+        return _pair(value) and not PREFERENCE_KEYS & set(value)
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
         value = row.value
-        if not self.recognises(value):
-            raise RowError(str(row.origin), "wrong-layout", f"expected {self.evidence}")
-        texts = {key: value.get(key) or "" for key in ("system", "instruction", "input", "output")}
+        if not _pair(value):
+            raise wrong_layout(row, self.evidence)
+        texts = {key: "" if value.get(key) is None else value[key] for key in ("instruction", "input", "output")}
         for key, text in texts.items():
             if not isinstance(text, str):
                 raise RowError(str(row.origin), "bad-message", f"{key} must be a string, got {type(text).__name__}")
         question = "\n".join(part for part in (texts["instruction"], texts["input"]) if part)
         if not question.strip():
             raise RowError(str(row.origin), "empty-question", "instruction and input are both empty")
-        turns = [Message(role="system", content=texts["system"])] if texts["system"] else []
-        turns += history(value.get("history"), row)
+        turns = system_turns(value, row.origin) + history(value.get("history"), row)
         turns += [Message(role="user", content=question), Message(role="assistant", content=texts["output"])]
         return conversation(turns, row.origin, value.get("tools"))
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, dict) and {"instruction", "output"} <= set(value)
 
 
 def history(pairs: Any, row: Row) -> list[Message]:
     """Earlier question-answer pairs as messages, learnt like the last one; raises RowError."""
     turns: list[Message] = []
+    wrong = RowError(str(row.origin), "bad-message", "history must be a list of [question, answer] pairs")
+    if pairs is not None and not isinstance(pairs, list):
+        raise wrong
     for pair in pairs or []:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise RowError(str(row.origin), "bad-message", "history must be a list of [question, answer] pairs")
+            raise wrong
         turns += [Message(role="user", content=pair[0]), Message(role="assistant", content=pair[1])]
     return turns

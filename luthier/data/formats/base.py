@@ -8,18 +8,22 @@ How to add one: one file here with a class like the ones beside it, one line in 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from luthier import plugins
 from luthier.data.conversation import Content, Row
-from luthier.errors import AmbiguousFormat, DataError
+from luthier.errors import AmbiguousFormat, DataError, RowError
 
 SAMPLE_ROWS = 200
 """Rows looked at to recognise a file."""
 
 PREFERENCE_KEYS = frozenset({"chosen", "rejected"})
-"""Keys of layouts that say which answer is better; a plain conversation has none of them."""
+"""Keys of layouts that say which answer is better; such rows are read only where the config names a format."""
+
+SHOWN_KEYS = 20
+"""Keys named in a message; a file of one object by ids would name thousands."""
 
 
 class Format(Protocol):
@@ -48,7 +52,7 @@ def named(name: str) -> Format:
 def recognise(rows: Sequence[Row], file: str) -> str:
     """The name of the one format that reads these rows.
 
-    A format is chosen when it reads most rows (a few bad rows are the ledger's business) and no other reads any.
+    A format is chosen when it reads most rows and no other reads a tenth: a few bad rows are the ledger's business.
 
     Raises:
         AmbiguousFormat: two formats read the rows.
@@ -60,14 +64,26 @@ def recognise(rows: Sequence[Row], file: str) -> str:
     if len(candidates) == 1 and shares[candidates[0]] * 2 >= len(sample):
         return candidates[0]
     if len(candidates) > 1:
-        raise AmbiguousFormat(_readings(candidates, rows[0], file))
-    seen = sorted({str(key) for value in sample if isinstance(value, dict) for key in value})
+        raise AmbiguousFormat(_readings(candidates, rows[:SAMPLE_ROWS], file))
     layouts = "\n".join(f"  {name}: {named(name).evidence}" for name in plugins.names("format"))
-    what = f"rows with the keys {', '.join(seen)}" if seen else f"rows of type {type(sample[0]).__name__}"
-    raise DataError(f"{file}: no format reads these rows ({what}). Layouts that are recognised:\n{layouts}")
+    raise DataError(
+        f"{file}: no format reads these rows (rows {_kind(sample)}). Layouts that are recognised:\n{layouts}"
+    )
 
 
-def _readings(candidates: Sequence[str], row: Row, file: str) -> str:
+def wrong_layout(row: Row, evidence: str) -> RowError:
+    """The error of a row that does not have the layout of its file."""
+    return RowError(str(row.origin), "wrong-layout", f"expected {evidence}; got a row {_kind([row.value])}")
+
+
+def _kind(values: Sequence[Any]) -> str:
+    keys = sorted({str(key) for value in values if isinstance(value, dict) for key in value})
+    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return f"with the keys {', '.join(keys[:SHOWN_KEYS])}{more}" if keys else f"of type {type(values[0]).__name__}"
+
+
+def _readings(candidates: Sequence[str], rows: Sequence[Row], file: str) -> str:
+    row = max(rows, key=lambda one: sum(named(name).recognises(one.value) for name in candidates))
     lines = [f"{file}: more than one format reads these rows, for example {row.origin}:"]
     for name in candidates:
         try:
@@ -76,5 +92,6 @@ def _readings(candidates: Sequence[str], row: Row, file: str) -> str:
             shown = f"refused: {error}"
         lines.append(f"  as {name}: {shown[:300]}")
     lines.append("Say which one in the config, for example")
-    lines.append(f"  data: {{train: [{{path: {file}, format: {candidates[0]}}}]}}")
+    path = json.dumps(file, ensure_ascii=False)  # quoted, since a path may hold what YAML takes for its own
+    lines.append(f"  data: {{train: [{{path: {path}, format: {candidates[0]}}}]}}")
     return "\n".join(lines)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.conversation import Content, Row, conversation, message
-from luthier.data.formats.base import PREFERENCE_KEYS
-from luthier.errors import RowError
+from luthier.data.formats.base import PREFERENCE_KEYS, wrong_layout
 
 KEYS = ("messages", "conversations", "conversation")
 
@@ -14,7 +13,7 @@ KEYS = ("messages", "conversations", "conversation")
 class Messages:
     """OpenAI messages, with `tools`, `tool_calls`, text parts, and `train` / `weight` on a message."""
 
-    evidence = "messages: a list of {role, content}; tools optional"
+    evidence = "messages: a list of {role, content}, one or more; tools optional"
 
     def recognises(self, value: Any) -> bool:
         """A list of mappings with a role, under one of the known keys."""
@@ -24,7 +23,7 @@ class Messages:
         """The conversation; raises RowError."""
         key = _key(row.value) if isinstance(row.value, dict) else None
         if key is None:
-            raise RowError(str(row.origin), "wrong-layout", f"expected {self.evidence}")
+            raise wrong_layout(row, self.evidence)
         turns = [message(turn, row.origin, position) for position, turn in enumerate(row.value[key])]
         return conversation(turns, row.origin, row.value.get("tools"))
 

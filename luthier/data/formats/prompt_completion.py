@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from luthier.data.conversation import Content, Message, Row, conversation, message
+from luthier.data.conversation import Content, Message, Row, conversation, message, system_turns
 from luthier.data.formats.alpaca import history
-from luthier.data.formats.base import PREFERENCE_KEYS
+from luthier.data.formats.base import PREFERENCE_KEYS, wrong_layout
 from luthier.errors import RowError
 
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("question", "answer"))
@@ -25,12 +26,13 @@ class PromptCompletion:
         """The conversation; raises RowError."""
         pair = _pair(row.value) if isinstance(row.value, dict) else None
         if pair is None:
-            raise RowError(str(row.origin), "wrong-layout", f"expected {self.evidence}")
-        system = row.value.get("system")
-        turns = [Message(role="system", content=system)] if isinstance(system, str) and system else []
-        turns += history(row.value.get("history"), row)
+            raise wrong_layout(row, self.evidence)
+        turns = system_turns(row.value, row.origin) + history(row.value.get("history"), row)
         asked, answered = _side(row, pair[0], "user"), _side(row, pair[1], "assistant")
-        return conversation([*turns, *asked, *answered], row.origin, row.value.get("tools"))
+        if not any(turn.role == "assistant" for turn in answered):  # an assistant in the prompt is not the answer
+            raise RowError(str(row.origin), "no-assistant", f"{pair[1]} holds no assistant message")
+        context = [replace(t, weight=0.0) if t.role == "assistant" else t for t in asked]  # the completion is learnt
+        return conversation([*turns, *context, *answered], row.origin, row.value.get("tools"))
 
 
 def _pair(value: dict[str, Any]) -> tuple[str, str] | None:
@@ -39,10 +41,12 @@ def _pair(value: dict[str, Any]) -> tuple[str, str] | None:
 
 def _side(row: Row, key: str, role: str) -> list[Message]:
     said = row.value[key]
+    if role == "user" and (said == [] or (isinstance(said, str) and not said.strip())):
+        raise RowError(str(row.origin), "empty-question", f"{key} is empty")
     if isinstance(said, str):
-        if role == "user" and not said.strip():
-            raise RowError(str(row.origin), "empty-question", f"{key} is empty")
         return [Message(role=role, content=said)]
     if isinstance(said, list):
         return [message(turn, row.origin, position) for position, turn in enumerate(said)]
-    raise RowError(str(row.origin), "bad-message", f"{key} must be a string or a list of messages")
+    raise RowError(
+        str(row.origin), "bad-message", f"{key} must be a string or a list of messages, got {type(said).__name__}"
+    )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from luthier.data.conversation import Content, Message, Origin, Row, conversation
-from luthier.data.formats.base import PREFERENCE_KEYS
-from luthier.errors import RowError
+from luthier.data.conversation import (
+    Content,
+    Message,
+    Origin,
+    Row,
+    conversation,
+    system_turns,
+    tool_calls,
+    weight,
+    wrong_message,
+)
+from luthier.data.formats.base import PREFERENCE_KEYS, wrong_layout
+from luthier.data.strict import read_json
 
 KEYS = ("conversations", "conversation")
 ROLE_OF = {
@@ -37,12 +46,9 @@ class ShareGPT:
         """The conversation; raises RowError."""
         turns = _turns(row.value) if isinstance(row.value, dict) else None
         if turns is None:
-            raise RowError(str(row.origin), "wrong-layout", f"expected {self.evidence}")
+            raise wrong_layout(row, self.evidence)
         messages = [_message(turn, row.origin, position) for position, turn in enumerate(turns)]
-        system = row.value.get("system")
-        if isinstance(system, str) and system:
-            messages.insert(0, Message(role="system", content=system))
-        return conversation(messages, row.origin, row.value.get("tools"))
+        return conversation(system_turns(row.value, row.origin) + messages, row.origin, row.value.get("tools"))
 
 
 def _turns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -58,24 +64,17 @@ def _turns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _message(turn: dict[str, Any], origin: Origin, position: int) -> Message:
+    wrong = wrong_message(origin, position)
     speaker, text = turn["from"], turn["value"]
-    if speaker not in ROLE_OF:
-        allowed = ", ".join(sorted(ROLE_OF))
-        raise RowError(str(origin), "bad-message", f"turn {position}: from {speaker!r}; allowed: {allowed}")
+    if not isinstance(speaker, str) or speaker not in ROLE_OF:
+        raise wrong(f"from {speaker!r}; allowed: {', '.join(sorted(ROLE_OF))}")
     if not isinstance(text, str):
-        raise RowError(str(origin), "bad-message", f"turn {position}: value must be a string")
-    weight = turn.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-        raise RowError(str(origin), "bad-message", f"turn {position}: weight must be a number of at least 0")
+        raise wrong(f"value must be a string, got {type(text).__name__}")
     if speaker != "function_call":
-        return Message(role=ROLE_OF[speaker], content=text, weight=float(weight))
+        return Message(role=ROLE_OF[speaker], content=text, weight=weight(turn, wrong))
     try:
-        calls = json.loads(text)
-        calls = calls if isinstance(calls, list) else [calls]
-        wrapped = tuple(
-            {"type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}} for call in calls
-        )
-    except (ValueError, TypeError, KeyError):
-        detail = f"turn {position}: a function_call must be JSON with name and arguments"
-        raise RowError(str(origin), "bad-message", detail) from None
-    return Message(role="assistant", tool_calls=wrapped, weight=float(weight))
+        calls = read_json(text)
+    except ValueError as error:
+        raise wrong(f"a function_call must be JSON with name and arguments: {error}") from None
+    called = tool_calls(calls if isinstance(calls, list) else [calls], wrong)
+    return Message(role="assistant", tool_calls=called, weight=weight(turn, wrong))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.conversation import Content, Row, Text
+from luthier.data.formats.base import wrong_layout
 from luthier.errors import RowError
 
 
@@ -20,7 +21,7 @@ class PlainText:
     def read(self, row: Row) -> Content:
         """The text; raises RowError."""
         if not self.recognises(row.value):
-            raise RowError(str(row.origin), "wrong-layout", f"expected {self.evidence}")
+            raise wrong_layout(row, self.evidence)
         text = row.value if isinstance(row.value, str) else row.value["text"]
         if not text.strip():
             raise RowError(str(row.origin), "empty-text", "the text is empty")

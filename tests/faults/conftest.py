@@ -1,0 +1,57 @@
+"""Runs of the real command in a process of its own, to be disturbed from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STEPS = 400
+"""More than is ever reached before the disturbance."""
+
+
+@pytest.fixture
+def config(run_config: Callable[..., Any], tmp_path: Path) -> Path:
+    """A run of a few seconds that saves every other step."""
+    resolved = run_config(train__max_steps=STEPS, train__save_every=2, train__epochs=1000, train__evaluate_every=None)
+    (tmp_path / "config.yaml").write_text(resolved.to_yaml(), encoding="utf-8")
+    return tmp_path / "config.yaml"
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line of this checkout."""
+    return [sys.executable, "-m", "luthier", *map(str, arguments)]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Start the command; its output is kept. A group of its own, as a shell would give it."""
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        process_group=0,
+    )
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until a run has written that many lines of metrics."""
+    file, started = folder / "metrics.jsonl", time.monotonic()
+    while not file.exists() or file.read_text(encoding="utf-8").count("\n") < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - started < 60, "the run does not get on"
+        time.sleep(0.02)
+
+
+def tensors(folder: Path) -> dict[str, str]:
+    """sha256 of the tensor files of the newest state: the top of the folder and the last checkpoint."""
+    files = [*folder.glob("*.safetensors"), *sorted(folder.glob("checkpoint-*"))[-1].glob("*.safetensors")]
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
