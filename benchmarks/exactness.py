@@ -18,7 +18,6 @@ from luthier.config import DataConfig, ModelConfig, SourceConfig
 from luthier.data.loader import Loader
 from luthier.data.pack import Example, Layout, lay_out
 from luthier.data.processor import DataProcessor
-from luthier.data.render import Renderer
 from luthier.models.load import ModelLoader
 from luthier.models.output import Forward
 from luthier.objectives.sft import Sft
@@ -37,7 +36,7 @@ class Errors:
 def real_rows(count: int) -> list[Example]:
     """The first of the shipped rows, rendered for the real model."""
     config = ModelConfig(path=MODEL)
-    renderer = Renderer(ModelLoader().tokenizer(config), stop_ids=ModelLoader().stop_ids(config))
+    renderer = ModelLoader().renderer(config)
     data = DataConfig(train=[SourceConfig(path=str(SHIPPED), limit=count)], held_out=0.0)
     return DataProcessor().prepare(data, renderer, Sft().sequences).train
 

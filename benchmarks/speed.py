@@ -25,12 +25,11 @@ def examples_in_order(steps: int) -> list[Any]:
     from luthier.data.loader import Loader
     from luthier.data.pack import Layout
     from luthier.data.processor import DataProcessor
-    from luthier.data.render import Renderer
     from luthier.models.load import ModelLoader
     from luthier.objectives.sft import Sft
 
     config = ModelConfig(path=MODEL)
-    renderer = Renderer(ModelLoader().tokenizer(config), stop_ids=ModelLoader().stop_ids(config))
+    renderer = ModelLoader().renderer(config)
     source = SourceConfig(path=str(alpaca_rows()), limit=ROWS)
     data = DataConfig(train=[source], held_out=0.0, over_length="truncate", max_length=1024)
     examples = DataProcessor().prepare(data, renderer, Sft().sequences).train

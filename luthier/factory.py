@@ -18,11 +18,11 @@ from luthier.adapters.base import Adapter, trainable
 from luthier.config import RunConfig
 from luthier.data.loader import Loader
 from luthier.data.pack import Layout
-from luthier.data.processor import DataProcessor, Prepared
+from luthier.data.processor import DataProcessor, DataProcessorLike, Prepared
 from luthier.data.render import Renderer
 from luthier.distributed.strategy import Strategy, StrategySettings
-from luthier.evaluate.evaluator import Evaluator
-from luthier.models.load import ModelLoader
+from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
+from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.models.output import Forward
 from luthier.objectives.base import Objective
 from luthier.system.files import write_text
@@ -80,15 +80,15 @@ class Factory:
     def __init__(
         self,
         *,
-        data: DataProcessor | None = None,
-        models: ModelLoader | None = None,
+        data: DataProcessorLike | None = None,
+        models: ModelLoaderLike | None = None,
         trainer: TrainerLike | None = None,
-        evaluator: Evaluator | None = None,
+        evaluator: EvaluatorLike | None = None,
     ) -> None:
-        self.data = data or DataProcessor()
-        self.models = models or ModelLoader()
-        self.trainer = trainer or Trainer()
-        self.evaluator = evaluator or Evaluator()
+        self.data: DataProcessorLike = data or DataProcessor()
+        self.models: ModelLoaderLike = models or ModelLoader()
+        self.trainer: TrainerLike = trainer or Trainer()
+        self.evaluator: EvaluatorLike = evaluator or Evaluator()
 
     def fine_tune(
         self,
@@ -112,6 +112,7 @@ class Factory:
             ready = self.prepare(config, device_type=strategy.device.type)
             stages.report(ready)
             ready.report.require_no_errors()
+            config = _as_rendered(config, ready.renderer)
             folder, resolved, data_id = (
                 RunFolder(config.output.dir),
                 config.model_dump(mode="json"),
@@ -120,9 +121,8 @@ class Factory:
             folder.require_free_or_same(resolved, data_id, restart=restart)
             stages.stage("loading the model")
             job, checkpoints = self._job(config, ready, strategy)
-            if strategy.rank == 0:
-                fresh = restart or folder.record() is None
-                folder.start(resolved, data_id, _files(config, ready), restart=restart) if fresh else None
+            if strategy.rank == 0 and (restart or folder.record() is None):
+                folder.start(resolved, data_id, _files(config, ready), restart=restart)
             strategy.barrier()
             job = _resume(job, checkpoints, stages)
             job = _observe(job, config, checkpoints, observers)
@@ -138,9 +138,7 @@ class Factory:
 
     def prepare(self, config: RunConfig, *, device_type: str = "cpu") -> Ready:
         """Tokenizer, data and the check of both; nothing is written."""
-        tokenizer = self.models.tokenizer(config.model)
-        stop_ids = self.models.stop_ids(config.model)
-        renderer = Renderer(tokenizer, stop_ids=stop_ids, options=config.data.template_options)
+        renderer = self.models.renderer(config.model)
         objective = cast(Objective, config.objective)
         data = self.data.prepare(config.data, renderer, objective.sequences)
         report = check_data(config, data, renderer, cast(Adapter, config.adapter))
@@ -149,7 +147,7 @@ class Factory:
             packing=config.data.packing,
             tokens=micro_batch_tokens(config.train.micro_batch_tokens, device_type) if rows == "auto" else 2**31,
             rows=None if rows == "auto" else rows,
-            pad_id=tokenizer.pad_token_id or 0,
+            pad_id=renderer.tokenizer.pad_token_id or 0,
         )
         return Ready(renderer, data, layout, report)
 
@@ -191,7 +189,7 @@ class Factory:
         epochs = -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000)
         job = Job(
             model=wrapped,
-            trained=Trained(model, adapter, optimizer, strategy),
+            trained=Trained(model, ready.renderer.tokenizer, adapter, optimizer, strategy),
             forward=forward,
             objective=cast(Objective, config.objective),
             loader=loader,
@@ -232,6 +230,12 @@ class Factory:
             plot_loss(folder)
             write_report(folder, f"Run {folder.name}", _sections(config, ready, metrics))
         return metrics
+
+
+def _as_rendered(config: RunConfig, renderer: Renderer) -> RunConfig:
+    """The config with the template's options that were in force, also where they came from the run it starts from."""
+    model = config.model.model_copy(update={"template_options": renderer.options})
+    return config.model_copy(update={"model": model})
 
 
 def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:

@@ -50,7 +50,7 @@ class DdpStrategy:
         """Move the model and wrap it; weights of rank 0 are sent to the others."""
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(model.to(self.device), broadcast_buffers=False)
+        return DistributedDataParallel(model.to(self.device))
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """All-reduce in float64."""

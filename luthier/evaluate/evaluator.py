@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from luthier.config import EvaluateConfig
 from luthier.data.pack import Example, Layout
@@ -18,6 +18,18 @@ from luthier.models.output import Forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class EvaluatorLike(Protocol):
+    """What `Factory(evaluator=...)` takes."""
+
+    def loss(self, model: Any, forward: Forward, examples: Sequence[Example], layout: Layout) -> dict[str, float]:
+        """Measurements of held-out rows during and after training; `loss` among them chooses the best checkpoint."""
+
+    def answers(
+        self, model: PreTrainedModel, renderer: Renderer, examples: Sequence[Example], config: EvaluateConfig
+    ) -> dict[str, float]:
+        """Measurements of generated answers."""
 
 
 class Evaluator:

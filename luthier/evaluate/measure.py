@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from luthier.config import DataConfig, EvaluateConfig, ModelConfig, SourceConfig
@@ -48,7 +49,7 @@ def measure(
     Raises:
         UserError: the model or a file cannot be read.
     """
-    renderer = Renderer(models.tokenizer(model), stop_ids=models.stop_ids(model))
+    renderer = models.renderer(model)
     rendered = [rows_of(file, renderer) for file in files]
     loaded = models.load(model)
     forward = Forward(loaded)
@@ -82,18 +83,40 @@ def rows_of(file: str, renderer: Renderer) -> tuple[list[Example], list[str]]:
 
 
 def compare_measured(base: Measured, tuned: Measured) -> list[Comparison]:
-    """Every metric of two models on one file. Loss only where both see the same tokens."""
+    """Every metric of two models on the rows of one file that both can use. Loss only where both see the same tokens.
+
+    One model's chat template may refuse rows that the other's takes; such rows are in `Measured.dropped`.
+    """
     result = []
-    same = all(_ids(a) == _ids(b) for a, b in zip(base.examples, tuned.examples, strict=True))
-    if same:
-        per = [float(loss.tokens) for loss in base.losses]
-        totals = [[loss.total for loss in side.losses] for side in (base, tuned)]
-        result.append(compare(Scores("loss", totals[0], totals[1], per, higher_is_better=False)))
-    for name in base.answered[0].scores if base.answered else ():
-        columns = [[answer.scores[name] for answer in side.answered] for side in (base, tuned)]
-        result.append(compare(Scores(name, columns[0], columns[1], [1.0] * len(columns[0]), higher_is_better=True)))
+    rows = _in_both([e.content_id for e in base.examples], [e.content_id for e in tuned.examples])
+    if rows and all(_tokens(base.examples[i]) == _tokens(tuned.examples[j]) for i, j in rows):
+        per = [float(base.losses[i].tokens) for i, _ in rows]
+        totals = [base.losses[i].total for i, _ in rows], [tuned.losses[j].total for _, j in rows]
+        result.append(compare(Scores("loss", *totals, per, higher_is_better=False)))
+    asked = _in_both(
+        *([(a.question.prompt.content_id, a.question.reference) for a in m.answered] for m in (base, tuned))
+    )
+    for name in base.answered[0].scores if asked else ():
+        columns = [base.answered[i].scores[name] for i, _ in asked], [tuned.answered[j].scores[name] for _, j in asked]
+        result.append(compare(Scores(name, *columns, [1.0] * len(asked), higher_is_better=True)))
     return result
 
 
-def _ids(example: Example) -> list[list[int]]:
-    return [sequence.ids.tolist() for sequence in example.sequences]
+def _in_both(one: Iterable[Hashable], other: Iterable[Hashable]) -> list[tuple[int, int]]:
+    """Where each row stands in both lists; equal rows are paired in their order."""
+    here, there = _places(one), _places(other)
+    return [(place, there[key]) for key, place in here.items() if key in there]
+
+
+def _places(rows: Iterable[Hashable]) -> dict[tuple[Hashable, int], int]:
+    seen: Counter[Hashable] = Counter()
+    places = {}
+    for place, row in enumerate(rows):
+        places[row, seen[row]] = place
+        seen[row] += 1
+    return places
+
+
+def _tokens(example: Example) -> list[tuple[list[int], list[bool]]]:
+    """What a loss is a sum over: the ids, and which are supervised."""
+    return [(sequence.ids.tolist(), (sequence.weights > 0).tolist()) for sequence in example.sequences]

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from luthier.plugins import Part
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 @runtime_checkable

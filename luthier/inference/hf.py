@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from threading import Thread
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +42,8 @@ class HfEngine:
             for row, i in enumerate(group):
                 ids[row, width - len(encoded[i]) :] = torch.tensor(encoded[i])
                 mask[row, width - len(encoded[i]) :] = 1
-            output = self._run(ids, mask, sampling)
+            own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + start)
+            output = self._run(ids, mask, own)
             for row, i in enumerate(group):
                 yield i, self._text(output[row, width:].tolist())
 
@@ -51,19 +54,29 @@ class HfEngine:
         streamer = TextIteratorStreamer(self.renderer.tokenizer, skip_prompt=True, skip_special_tokens=True)
         ids = torch.tensor([self.renderer.prompt(prompt.messages, prompt.tools)])
         failed: list[BaseException] = []
+        left = Event()
 
         def work() -> None:
             try:
-                self._run(ids, torch.ones_like(ids), sampling, streamer=streamer)
+                self._run(
+                    ids,
+                    torch.ones_like(ids),
+                    sampling,
+                    streamer=_WithoutStops(streamer, self.renderer.stop_ids),
+                    stopping_criteria=[lambda ids, scores, **_: torch.full((len(ids),), left.is_set()).to(ids.device)],
+                )
             except BaseException as error:  # noqa: BLE001 - carried to the reader below
                 failed.append(error)
-                streamer.end()
+                streamer.text_queue.put(streamer.stop_signal)
 
         self.model.eval()
         thread = Thread(target=work, daemon=True)
         thread.start()
-        yield from (piece for piece in streamer if piece)
-        thread.join()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            left.set()  # a reader that goes away ends the answer
+            thread.join()
         if failed:
             raise failed[0]
 
@@ -76,23 +89,55 @@ class HfEngine:
             max_new_tokens=sampling.max_new_tokens,
             do_sample=sampling.temperature > 0,
             **(drawn if sampling.temperature > 0 else {}),
-            repetition_penalty=1.0,
             eos_token_id=sorted(self.renderer.stop_ids) or None,
             pad_token_id=int(self.pad),
         )
-        state = torch.get_rng_state()
-        try:
+        # answering never changes what training draws
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            _without_own_settings(self.model),
+            torch.inference_mode(),
+        ):
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
-            with torch.inference_mode():
-                result = self.model.generate(
-                    input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings, **extra
-                )
-        finally:
-            torch.set_rng_state(state)  # answering never changes what training draws
+            elif sampling.temperature > 0:
+                torch.seed()  # the state that is put back would draw the same answer again
+            result = self.model.generate(
+                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings, **extra
+            )
         output: torch.Tensor = result.cpu()
         return output
 
     def _text(self, ids: list[int]) -> str:
         end = next((i for i, token in enumerate(ids) if token in self.renderer.stop_ids), len(ids))
         return str(self.renderer.tokenizer.decode(ids[:end], skip_special_tokens=True))
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Iterator[None]:
+    """transformers mixes what generation_config.json asks for (beams, penalties, forbidden tokens) into any request."""
+    from transformers import GenerationConfig
+
+    parts = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    before = [part.generation_config for part in parts]
+    try:
+        for part in parts:
+            part.generation_config = GenerationConfig()
+        yield
+    finally:
+        for part, settings in zip(parts, before, strict=True):
+            part.generation_config = settings
+
+
+class _WithoutStops:
+    """Keeps stop tokens from a streamer: not all are special tokens, which decoding leaves out."""
+
+    def __init__(self, streamer: Any, stops: frozenset[int]) -> None:
+        self.streamer, self.stops = streamer, stops
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.streamer.next_tokens_are_prompt or int(value.flatten()[-1]) not in self.stops:
+            self.streamer.put(value)
+
+    def end(self) -> None:
+        self.streamer.end()

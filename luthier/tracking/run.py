@@ -29,7 +29,8 @@ class RunFolder:
             content: dict[str, Any] = json.loads((self.path / RUN).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return content
+        ours = isinstance(content, dict) and {"finished", "data", "config"} <= set(content)
+        return content if ours and isinstance(content["config"], dict) else None
 
     def require_free_or_same(self, config: Mapping[str, Any], data: str, *, restart: bool) -> None:
         """Refuse a folder that holds something else.
@@ -37,8 +38,9 @@ class RunFolder:
         Raises:
             OutputError: files that are not a run, a finished run, or an unfinished run of another config or data.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"output.dir: {self.path} is a file")
+        nearest = next((place for place in (self.path, *self.path.absolute().parents) if place.exists()), self.path)
+        if nearest.exists() and not nearest.is_dir():
+            raise OutputError(f"output.dir: {nearest} is a file; choose another folder")
         record = self.record()
         if record is None:
             if self.path.is_dir() and any(not p.name.startswith(".") for p in self.path.iterdir()):
@@ -65,18 +67,38 @@ class RunFolder:
     def start(self, config: Mapping[str, Any], data: str, files: Mapping[str, str], *, restart: bool) -> None:
         """Write what the run is; `restart` removes what an earlier run left."""
         if restart and self.record() is not None:
-            shutil.rmtree(self.path)
-        for name, text in files.items():
-            write_text(self.path / name, text)
-        self._write(config, data, finished=False)
+            _empty(self.path)
+        try:
+            for name, text in files.items():
+                write_text(self.path / name, text)
+            self._write(config, data, finished=False)
+        except BaseException:  # without run.json the same command would find a folder that is not ours
+            for name in files:
+                (self.path / name).unlink(missing_ok=True)
+            raise
 
     def finish(self) -> None:
-        """Mark the run as finished, after everything else was written."""
-        record = self.record() or {}
+        """Mark the run as finished, after everything else was written.
+
+        Raises:
+            OutputError: run.json was removed while the run went on.
+        """
+        record = self.record()
+        if record is None:
+            raise OutputError(f"output.dir: {self.path / RUN} is gone; the trained model is in the folder")
         self._write(record["config"], record["data"], finished=True)
 
     def _write(self, config: Mapping[str, Any], data: str, *, finished: bool) -> None:
         write_text(self.path / RUN, json.dumps({"finished": finished, "data": data, "config": config}, indent=1) + "\n")
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder, which itself may be a link to another disk."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def fingerprint(parts: Iterable[str]) -> str:

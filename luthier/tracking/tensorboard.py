@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from luthier.errors import MissingExtra
 from luthier.plugins import Part
+from luthier.system.files import refused_writes_of
 
 
 class TensorBoard(Part):
@@ -35,13 +36,16 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter
 
         if self.writer is None:
-            self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)
+            with refused_writes_of(self.folder):
+                self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)
         return self.writer
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One scalar per value."""
-        for name, value in values.items():
-            self._open().add_scalar(name, value, step)
+        writer = self._open()
+        with refused_writes_of(self.folder):
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
 
     def rewind(self, step: int) -> None:
         """Hide later steps of earlier starts."""
@@ -50,4 +54,6 @@ class TensorBoardTracker:
     def close(self) -> None:
         """Flush."""
         if self.writer is not None:
-            self.writer.close()
+            with refused_writes_of(self.folder):
+                self.writer.close()
+            self.writer = None

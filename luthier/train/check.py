@@ -6,15 +6,17 @@ It does not trust the room that made the data: the mask is read back from the id
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 
 from luthier.adapters.base import Adapter
 from luthier.config import RunConfig
-from luthier.data.conversation import Conversation, Message
+from luthier.data.conversation import ROLES, Conversation, Message
 from luthier.data.pack import Example, Layout, lay_out
 from luthier.data.processor import Prepared
 from luthier.data.render import Renderer, Tokens
@@ -28,6 +30,8 @@ SHOWN = 5
 
 _SPACE = re.compile(r"\s+")
 _GLUE = re.compile(r"</?think>")
+_ROLES = ROLES | {"model", "ipython"}
+"""Words between control tokens that say who speaks, which is never the assistant's to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,13 @@ def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: A
         *_learning_rate(config, adapter),
     ]
     if config.objective.type != "pretrain":
-        findings += _each("mask", examples, lambda e: _mask(e, renderer))
-        findings += _each("end-of-turn", examples, lambda e: _end_of_turn(e, renderer, config))
+        cut = {(e.file, e.line, e.content_id) for e in data.ledger.entries if e.outcome in ("truncated", "split")}
+
+        def was_cut(e: Example) -> bool:
+            return (e.origin.file, e.origin.line, e.content_id) in cut
+
+        findings += _each("mask", examples, lambda e: _mask(e, renderer, cut=was_cut(e)))
+        findings += _each("end-of-turn", examples, lambda e: _end_of_turn(e, renderer, cut=was_cut(e)))
         findings += _stop_tokens(examples, renderer)
     if not data.held_out:
         findings.append(Finding("note", "held-out", "no held-out rows (data.held_out), so nothing will be measured"))
@@ -87,16 +96,19 @@ def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: A
 
 def check_model(model: Any, data: Prepared, layout: Layout) -> list[Finding]:
     """What needs the loaded model: sizes, and a proof that packed rows do not see each other."""
-    findings = []
     rows = model.get_input_embeddings().weight.shape[0]
-    largest = max(int(t.ids.max()) for e in [*data.train, *data.held_out] for t in e.sequences)
-    if largest >= rows:
-        message = f"token id {largest} in the data, but the model embeds {rows} ids; tokenizer and model do not match"
-        findings.append(Finding("error", "vocabulary", message))
     places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(len(t) for e in data.train for t in e.sequences)
-    if places is not None and longest > places:
-        message = f"a sequence of {longest} tokens, but the model knows {places} positions; lower data.max_length"
+    strange, long = [], []
+    for example in [*data.train, *data.held_out]:
+        largest, longest = max(int(t.ids.max()) for t in example.sequences), max(len(t) for t in example.sequences)
+        strange += [f"{example.origin}: token id {largest}"] if largest >= rows else []
+        long += [f"{example.origin}: {longest} tokens"] if places is not None and longest > places else []
+    findings = []
+    if strange:
+        message = f"the model embeds {rows} token ids, the data holds others; tokenizer and model do not match: "
+        findings.append(Finding("error", "vocabulary", message + _named(strange)))
+    if long:
+        message = f"the model knows {places} positions, and some rows have more; lower data.max_length: {_named(long)}"
         findings.append(Finding("error", "positions", message))
     if not findings and layout.packing:
         findings += _packing(model, data.train, layout)
@@ -183,53 +195,95 @@ def _double_bos(example: Example, renderer: Renderer) -> str | None:
     )
 
 
-def _mask(example: Example, renderer: Renderer) -> str | None:
-    """The supervised text, read back from the ids, against what the row's assistant says; white space aside."""
-    if not isinstance(example.content, Conversation) or _cut(example):
+def _mask(example: Example, renderer: Renderer, *, cut: bool) -> str | None:
+    """The supervised text, read back from the ids, against what the row's assistant says; white space aside.
+
+    Each turn must be one span of its own, whole and with nothing else in it. Of a row that was cut, each span must be
+    a part of what is said.
+    """
+    if not isinstance(example.content, Conversation):
         return None
-    trained = "".join(_read(ids, renderer) for t in example.sequences for ids, on in _spans(t) if on)
-    rest = _plain(trained)
+    spans = [_plain(_read(_answer(ids, renderer), renderer)) for t in example.sequences for ids, on in _spans(t) if on]
     turns = [m for m in example.content.messages if m.role == "assistant" and m.weight > 0]
-    for turn in sorted(turns, key=lambda m: -len(m.content)):
-        said = _plain(turn.content)
-        if said not in rest:
+    said = "".join(_said(turn) for turn in turns)
+    if cut:
+        parts = [span.strip("\ufffd") for span in spans]  # half of a character
+        strange = [part for part in parts if part not in said and not any(map(_structured, turns))]
+        return f"text is supervised that the assistant does not say: {strange[0][:60]!r}" if strange else None
+    if said == "".join(spans):
+        return None
+    for turn in sorted(turns, key=_structured):
+        home = next((span for span in spans if _tells(span, turn)), None)
+        if home is None:
+            wider = next((span for span in spans if _said(turn) in span), None)
+            if wider is not None and not _structured(turn):
+                rest = wider.replace(_said(turn), "", 1)
+                return f"text is supervised that the assistant does not say: {rest[:60]!r}"
             return f"the supervised text lacks what the assistant says: {turn.content[:60]!r}"
-        rest = rest.replace(said, "", 1)
-    structured = any(turn.tool_calls or turn.reasoning for turn in turns)
-    if rest and not structured:
-        return f"text is supervised that the assistant does not say: {rest[:60]!r}"
-    return None
+        spans.remove(home)
+    rest = "".join(spans)
+    return f"text is supervised that the assistant does not say: {rest[:60]!r}" if rest else None
+
+
+def _structured(turn: Message) -> bool:
+    """Whether the template writes more for a turn than its text."""
+    return bool(turn.tool_calls or turn.reasoning)
+
+
+def _said(turn: Message) -> str:
+    return _plain((turn.reasoning or "") + turn.content)
+
+
+def _tells(span: str, turn: Message) -> bool:
+    """Whether a span is a turn: its text exactly, or, with calls and reasoning, everything that it is made of."""
+    if not _structured(turn):
+        return span == _said(turn)
+    calls = [str(call["function"]["name"]) for call in turn.tool_calls]
+    return all(_plain(piece) in span for piece in (turn.reasoning or "", turn.content, *calls))
+
+
+def _answer(ids: list[int], renderer: Renderer) -> list[int]:
+    """A supervised span without the channel that gpt-oss names first: `<|channel|>final<|message|>`."""
+    marks = [i in _control_ids(renderer) for i in ids]
+    if not marks[0] or True not in marks[1:]:
+        return ids
+    end = marks.index(True, 1)
+    word = str(renderer.tokenizer.decode(ids[1:end]))
+    return ids[end + 1 :] if word.isalpha() and word not in _ROLES and ids[end + 1 :] else ids
 
 
 def _read(ids: Sequence[int], renderer: Renderer) -> str:
     """The text of ids without control tokens."""
-    kept = [i for i in ids if str(renderer.tokenizer.convert_ids_to_tokens(int(i))) not in renderer.control]
-    return str(renderer.tokenizer.decode(kept))
+    control = _control_ids(renderer)
+    return str(renderer.tokenizer.decode([i for i in ids if i not in control]))
+
+
+@lru_cache(maxsize=1)
+def _control_ids(renderer: Renderer) -> frozenset[int]:
+    return frozenset(renderer.tokenizer.convert_tokens_to_ids(list(renderer.control)))
 
 
 def _plain(text: str) -> str:
-    return _SPACE.sub("", _GLUE.sub("", text))
+    return _SPACE.sub("", _GLUE.sub("", unicodedata.normalize("NFKC", text)))  # some tokenizers normalise
 
 
-def _cut(example: Example) -> bool:
-    """Whether the row was truncated or split: its first sequence then does not end with its answer."""
-    content = example.content
-    assert isinstance(content, Conversation)
-    trained = sum(m.weight > 0 and m.role == "assistant" for m in content.messages)
-    return sum(1 for t in example.sequences for _, on in _spans(t) if on) != trained
-
-
-def _end_of_turn(example: Example, renderer: Renderer, config: RunConfig) -> str | None:
-    """Every supervised span ends with one control token, and holds no other."""
-    if config.data.over_length in ("truncate", "split") or not isinstance(example.content, Conversation):
+def _end_of_turn(example: Example, renderer: Renderer, *, cut: bool) -> str | None:
+    """Every supervised span ends with a control token, and none stands within it, unless the row was cut there."""
+    if not isinstance(example.content, Conversation):
         return None
+    structured = any(_structured(m) for m in example.content.messages if m.role == "assistant")
+    control = _control_ids(renderer)
     for tokens in example.sequences:
+        end = 0
         for ids, on in _spans(tokens):
-            marks = [str(renderer.tokenizer.convert_ids_to_tokens(int(i))) in renderer.control for i in ids]
-            if on and not marks[-1]:
-                return (
-                    "a supervised answer does not end with an end-of-turn token, so the model would not learn to stop"
-                )
+            end += len(ids)
+            answer = _answer(ids, renderer)
+            marks = [i in control for i in answer]
+            if on and ids[-1] not in control and not (cut and end == len(tokens)):
+                return "a supervised answer does not end with an end-of-turn token: the model would not learn to stop"
+            if on and not structured and (sorted(marks) != marks or (all(marks) and not cut)):
+                mark = renderer.tokenizer.convert_ids_to_tokens(answer[marks.index(True)])
+                return f"the control token {mark} is supervised, and no answer ends there"
     return None
 
 
@@ -277,20 +331,24 @@ def _learning_rate(config: RunConfig, adapter: Adapter) -> Iterable[Finding]:
 
 
 def _packing(model: Any, examples: Sequence[Example], layout: Layout) -> Iterable[Finding]:
-    """Put a short row beside two different neighbours: its log-probabilities must be the same to the last bit."""
+    """Put a short row beside itself, and beside other tokens: its log-probabilities must be the same.
+
+    The neighbours are of one length, so that the arithmetic is the same too, in whatever precision.
+    """
     if not packs(model):
-        message = "this model's attention cannot be cut into segments; set data.packing=false"
+        message = "this model's layers cannot be cut into segments; set data.packing=false"
         return [Finding("error", "packing", message)]
-    shortest = sorted(examples, key=lambda e: e.tokens)[:3]
-    if len(shortest) < 3:
-        return []
+    row = min(examples, key=lambda e: e.tokens)
+    rows = model.get_input_embeddings().weight.shape[0]
+    others = tuple(Tokens((t.ids + 1) % rows, t.weights) for t in row.sequences)
     forward = Forward(model)
     results = []
     with torch.no_grad():
-        for neighbour in shortest[1:]:
-            batch = lay_out([neighbour, shortest[0]], layout).to(next(model.parameters()).device)
-            results.append(forward(model, batch).logprobs(batch.targets)[-shortest[0].supervised :])
-    if not torch.allclose(results[0], results[1], rtol=0, atol=1e-4):
+        for neighbour in (row, replace(row, sequences=others)):
+            batch = lay_out([neighbour, row], layout).to(next(model.parameters()).device)
+            results.append(forward(model, batch).logprobs(batch.targets)[-row.supervised :])
+    tolerance = max(1e-4, 8 * torch.finfo(next(model.parameters()).dtype).eps)  # experts may be multiplied in groups
+    if not torch.allclose(results[0], results[1], rtol=0, atol=tolerance, equal_nan=True):
         message = "packed rows change each other's log-probabilities in this model; set data.packing=false"
         return [Finding("error", "packing", message)]
     return []

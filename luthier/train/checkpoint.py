@@ -1,7 +1,8 @@
 """Checkpoints that appear whole, are verified when read, and bring a run back exactly.
 
-`checkpoint-N/` holds the trained weights as plain transformers or peft load them, `optimizer.safetensors`,
-`random.safetensors` (one tensor per rank), `state.json`, and `manifest.json` with the sha256 of every file.
+`checkpoint-N/` holds the trained weights and the tokenizer as plain transformers or peft load them,
+`optimizer.safetensors`, `random.safetensors` (one tensor per rank), `state.json`, and `manifest.json` with the sha256
+of every file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,8 +23,13 @@ from luthier.errors import CheckpointError
 from luthier.system.files import atomic_folder, sha256_of
 from luthier.train.state import State, random_state, restore_random_state
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 NAME = "checkpoint-"
 MANIFEST = "manifest.json"
+ALWAYS = ("state.json", "optimizer.safetensors", "random.safetensors")
+"""Files of every checkpoint, besides those of its adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,7 @@ class Trained:
     """What a checkpoint is made of besides the state. `model` is the bare model, without a strategy's wrapper."""
 
     model: Any
+    tokenizer: PreTrainedTokenizerBase
     adapter: Adapter
     optimizer: torch.optim.Optimizer
     strategy: Strategy
@@ -61,6 +68,7 @@ class Checkpoints:
         if trained.strategy.rank == 0 and state.step not in self.steps():
             with atomic_folder(self.path(state.step)) as folder:
                 trained.adapter.save(trained.model, folder)
+                trained.tokenizer.save_pretrained(folder)
                 save_file(optimizer_tensors(trained.optimizer, trained.model), folder / "optimizer.safetensors")
                 save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
                 (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
@@ -107,12 +115,17 @@ def verify(path: Path) -> str | None:
         sums = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"{MANIFEST} is missing or cut off"
+    if not isinstance(sums, dict) or not set(ALWAYS) <= set(sums):
+        return f"{MANIFEST} is not as it was written"
     for name, expected in sums.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
-        if sha256_of(file) != expected:
-            return f"{name} is not as it was written"
+        try:
+            if sha256_of(file) != expected:
+                return f"{name} is not as it was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
     return None
 
 
@@ -135,10 +148,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: 
         CheckpointError: it belongs to other parameters.
     """
     parameters = trainable(model)
+    # torch keeps the number of steps on the CPU, unless a kernel on the device counts them
+    counted = (group for group in optimizer.param_groups if group.get("fused") or group.get("capturable"))
+    on_device = {parameter for group in counted for parameter in group["params"]}
     for key, value in tensors.items():
         name, _, entry = key.rpartition("|")
         if name not in parameters:
             raise CheckpointError(f"the checkpoint's optimizer knows {name!r}, which this run does not train")
         parameter = parameters[name]
-        on_device = value if entry == "step" else value.to(parameter.device)
-        optimizer.state[parameter][entry] = on_device
+        stays = entry == "step" and parameter not in on_device
+        optimizer.state[parameter][entry] = value if stays else value.to(parameter.device)

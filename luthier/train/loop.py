@@ -88,7 +88,7 @@ class Trainer:
         if asked and state.step < job.total_steps:
             raise Interrupted(
                 f"stopped after step {state.step} of {job.total_steps}; a checkpoint was written. "
-                "The same command continues from there."
+                "The same command, without --restart, continues from there."
             )
         return state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,8 +26,8 @@ class State:
         return replace(self, step=self.step + 1, tokens=self.tokens + tokens, epoch=epoch, position=position)
 
     def judged(self, loss: float) -> State:
-        """With an evaluation taken into account; an equal loss does not replace an earlier best."""
-        better = self.best_loss is None or loss < self.best_loss
+        """With an evaluation taken into account; an equal loss does not replace an earlier best, nor does NaN."""
+        better = not math.isnan(loss) and (self.best_loss is None or loss < self.best_loss)
         return replace(self, best_loss=loss, best_step=self.step) if better else self
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""The plain strategy, which every other must equal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from luthier.distributed.single import SingleStrategy
+
+
+@pytest.fixture
+def strategy() -> SingleStrategy:
+    return SingleStrategy(torch.device("cpu"))
+
+
+class Numbers:
+    """A micro-batch."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = torch.tensor(values, dtype=torch.float32)
+
+    def to(self, device: torch.device) -> Numbers:
+        return self
+
+
+def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
+    loss: torch.Tensor = (model(batch.values[:, None]) ** 2).sum()
+    return loss
+
+
+def test_gradients_are_summed_over_micro_batches(strategy: SingleStrategy) -> None:
+    torch.manual_seed(0)
+    model = strategy.prepare(nn.Linear(1, 1))
+    whole = strategy.forward_backward(model, [Numbers(1, 2, 3, 4)], loss_of)
+    slopes = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    parts = strategy.forward_backward(model, [Numbers(1), Numbers(2, 3), Numbers(4)], loss_of)
+    assert parts == pytest.approx(whole, rel=1e-6)
+    for parameter, slope in zip(model.parameters(), slopes, strict=True):
+        torch.testing.assert_close(parameter.grad, slope)
+
+
+@pytest.mark.parametrize(("limit", "after"), [(None, 5.0), (10.0, 5.0), (1.0, 1.0)])
+def test_clipping(strategy: SingleStrategy, limit: float | None, after: float) -> None:
+    """Over all gradients together; the norm before is returned."""
+    model = nn.ModuleList([nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)])
+    for parameter, slope in zip(model.parameters(), (3.0, 4.0, None), strict=True):
+        parameter.grad = None if slope is None else torch.full_like(parameter, slope)
+    assert strategy.clip(model, limit) == pytest.approx(5.0)
+    norms = [float(p.grad.norm()) for p in model.parameters() if p.grad is not None]
+    assert sum(norm**2 for norm in norms) ** 0.5 == pytest.approx(after, rel=1e-5)
+
+
+def test_a_step_forgets_its_gradients(strategy: SingleStrategy) -> None:
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    strategy.forward_backward(model, [Numbers(1, 2)], loss_of)
+    before = model.weight.detach().clone()
+    strategy.step(optimizer)
+    assert not torch.equal(model.weight, before) and all(p.grad is None for p in model.parameters())
+
+
+def test_alone(strategy: SingleStrategy) -> None:
+    assert strategy.sum([1.5, 2]) == [1.5, 2] and strategy.any(True) and not strategy.any(False)
+    (only,) = strategy.gather(torch.arange(3))
+    assert torch.equal(only, torch.arange(3))
+    strategy.barrier()
+    strategy.close()
