@@ -25,7 +25,7 @@ from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.models.output import Forward
 from luthier.objectives.base import Objective
-from luthier.system.files import write_text
+from luthier.system.files import refused_writes_of, write_text
 from luthier.system.hardware import choose_precision, environment, micro_batch_tokens, peak_memory_bytes
 from luthier.tracking.base import Tracker, TrackerSettings
 from luthier.tracking.jsonl import Jsonl
@@ -119,13 +119,14 @@ class Factory:
                 _data_id(ready.data),
             )
             folder.require_free_or_same(resolved, data_id, restart=restart)
+            trackers = _trackers(config) if strategy.rank == 0 else []
             stages.stage("loading the model")
             job, checkpoints = self._job(config, ready, strategy)
             if strategy.rank == 0 and (restart or folder.record() is None):
                 folder.start(resolved, data_id, _files(config, ready), restart=restart)
             strategy.barrier()
             job = _resume(job, checkpoints, stages)
-            job = _observe(job, config, checkpoints, observers)
+            job = _observe(job, config, checkpoints, trackers, observers)
             stages.stage(f"training {_counts(job)}")
             state = self.trainer.train(job)
             stages.stage("measuring and saving the tuned model")
@@ -224,8 +225,9 @@ class Factory:
             metrics |= self.evaluator.answers(trained.model, ready.renderer, ready.data.held_out, config.evaluate)
         metrics["peak_memory_bytes"] = peak_memory_bytes()
         if trained.strategy.rank == 0:
-            trained.adapter.save(trained.model, folder)
-            ready.renderer.tokenizer.save_pretrained(folder)
+            with refused_writes_of(folder / "the tuned model"):
+                trained.adapter.save(trained.model, folder)
+                trained.tokenizer.save_pretrained(folder)
             write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             plot_loss(folder)
             write_report(folder, f"Run {folder.name}", _sections(config, ready, metrics))
@@ -250,14 +252,19 @@ def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:
     return replace(job, state=state)
 
 
-def _observe(job: Job, config: RunConfig, checkpoints: Checkpoints, observers: Sequence[Observer]) -> Job:
+def _trackers(config: RunConfig) -> list[Tracker]:
+    """Where numbers are written; raises MissingExtra before anything is loaded."""
+    settings = [Jsonl(), *config.output.trackers]
+    return [cast(TrackerSettings, part).open(Path(config.output.dir)) for part in settings]
+
+
+def _observe(
+    job: Job, config: RunConfig, checkpoints: Checkpoints, trackers: Sequence[Tracker], observers: Sequence[Observer]
+) -> Job:
     """The job with its observers: saving on every rank, the rest on the first."""
     save = Save(checkpoints, job.trained, every=_in_steps(config.train.save_every, job.loader))
-    if job.trained.strategy.rank != 0:
-        return replace(job, observers=(save,))
-    settings = [Jsonl(), *config.output.trackers]
-    trackers: list[Tracker] = [cast(TrackerSettings, part).open(Path(config.output.dir)) for part in settings]
-    return replace(job, observers=(Log(trackers), save, *observers))
+    shown = (Log(trackers), save, *observers) if job.trained.strategy.rank == 0 else (save,)
+    return replace(job, observers=shown)
 
 
 def _in_steps(every: Duration | None, loader: Loader) -> int | None:

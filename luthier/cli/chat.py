@@ -29,7 +29,9 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Makes sampled answers repeatable.")] = None,
 ) -> None:
     """Talk to a model, streaming, with history."""
-    from luthier.cli.show import console
+    from luthier.cli.show import console, share_cores
+
+    share_cores()
     from luthier.config import ModelConfig
     from luthier.data.conversation import Message
     from luthier.inference.engine import Sampling

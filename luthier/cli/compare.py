@@ -34,6 +34,7 @@ def _table(base: Measured, tuned: Measured) -> None:
     from luthier.cli import show
     from luthier.evaluate.measure import compare_measured
 
+    found = compare_measured(base, tuned)
     rows = [
         (
             c.name,
@@ -44,19 +45,24 @@ def _table(base: Measured, tuned: Measured) -> None:
             f"{100 * c.difference / c.base:+.1f} %" if c.base else "-",
             c.verdict,
         )
-        for c in compare_measured(base, tuned)
+        for c in found
     ]
     columns = ("metric", "base", "tuned", "change", "95 % interval", "in %", "verdict")
-    show.table(f"{base.file}: {len(base.examples)} rows (paired bootstrap over rows)", columns, rows)
+    show.table(
+        f"{base.file}: {max((c.rows for c in found), default=0)} rows (paired bootstrap over rows)", columns, rows
+    )
+    if not any(c.name == "loss" for c in found):
+        show.console.print("  no loss: the two models do not see the same tokens (tokenizer or chat template differ)")
 
 
 def _side_by_side(base: Measured, tuned: Measured, count: int) -> None:
     from rich.text import Text
 
     from luthier.cli.show import console
+    from luthier.evaluate.measure import answers_of_both
 
-    step = max(len(base.answered) // count, 1) if count else 1
-    for first, second in list(zip(base.answered, tuned.answered, strict=True))[::step][:count]:
+    pairs = answers_of_both(base, tuned)
+    for first, second in pairs[:: max(len(pairs) // max(count, 1), 1)][:count]:
         console.print(Text.assemble(("question  ", "bold"), first.question.prompt.question))
         console.print(Text.assemble(("base      ", "yellow"), first.answer))
         console.print(Text.assemble(("tuned     ", "green"), second.answer))

@@ -60,6 +60,8 @@ def settings(metrics: str, max_new_tokens: int, limit: int | None) -> EvaluateCo
 def measure_with_bar(model: str, files: list[str], config: EvaluateConfig) -> list[Measured]:
     """Measure with a progress bar; says which rows could not be used."""
     from luthier.cli import show
+
+    show.share_cores()
     from luthier.evaluate.evaluator import Evaluator
     from luthier.evaluate.measure import measure
     from luthier.models.load import ModelLoader

@@ -44,6 +44,14 @@ def rendered(sample: Sample) -> None:
     console.print()
 
 
+def share_cores() -> None:
+    """Be a good neighbour on a busy machine, and say so; call before torch is imported."""
+    from luthier.system.hardware import share_busy_cores
+
+    if share_busy_cores():
+        console.print(Text("this machine is busy with other programs; sharing its cores with them", style="dim"))
+
+
 def readings(data: Prepared) -> None:
     """Print what was decided about each file, and the ledger's summary."""
     for reading in data.readings:

@@ -54,7 +54,9 @@ def joined(overrides: Sequence[str]) -> list[str]:
 
 def fine_tune(run: RunConfig, *, restart: bool) -> None:
     """Train with stages and a progress bar, then say what came out and what to type next."""
-    from luthier.cli.show import console, metrics
+    from luthier.cli.show import console, metrics, share_cores
+
+    share_cores()
     from luthier.cli.watch import Watcher
     from luthier.factory import Factory
 

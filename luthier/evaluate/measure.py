@@ -93,13 +93,17 @@ def compare_measured(base: Measured, tuned: Measured) -> list[Comparison]:
         per = [float(base.losses[i].tokens) for i, _ in rows]
         totals = [base.losses[i].total for i, _ in rows], [tuned.losses[j].total for _, j in rows]
         result.append(compare(Scores("loss", *totals, per, higher_is_better=False)))
-    asked = _in_both(
-        *([(a.question.prompt.content_id, a.question.reference) for a in m.answered] for m in (base, tuned))
-    )
+    asked = answers_of_both(base, tuned)
     for name in base.answered[0].scores if asked else ():
-        columns = [base.answered[i].scores[name] for i, _ in asked], [tuned.answered[j].scores[name] for _, j in asked]
+        columns = [first.scores[name] for first, _ in asked], [second.scores[name] for _, second in asked]
         result.append(compare(Scores(name, *columns, [1.0] * len(asked), higher_is_better=True)))
     return result
+
+
+def answers_of_both(base: Measured, tuned: Measured) -> list[tuple[Answered, Answered]]:
+    """The answers of two models to the questions that both were asked."""
+    keys = ([(a.question.prompt.content_id, a.question.reference) for a in m.answered] for m in (base, tuned))
+    return [(base.answered[i], tuned.answered[j]) for i, j in _in_both(*keys)]
 
 
 def _in_both(one: Iterable[Hashable], other: Iterable[Hashable]) -> list[tuple[int, int]]:

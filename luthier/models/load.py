@@ -221,7 +221,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    own = {f"base_model.model.{name}" for name, _ in model.named_parameters()}
+    own = {f"base_model.model.{name}" for name, _ in model.named_parameters(remove_duplicate=False)}
     with warnings.catch_warnings(action="ignore"):  # of missing weights: named below
         tuned = PeftModel.from_pretrained(model, str(folder))
     expected = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
@@ -233,23 +233,24 @@ def _with_adapter(model: Any, folder: Path) -> Any:
 
 
 def _use_segment_attention(model: Any) -> None:
-    """Let models whose attention torch's kernel computes use ours; the others keep their own and are not packed."""
+    """Let models whose attention torch's kernel computes use ours; the others keep their own and are not packed.
+
+    Others are those that cap scores, attend in chunks, or have layers that carry a state along the row.
+    """
     from luthier.kernels import attention
 
     attention.register()
     config = model.config.get_text_config()
-    variant = any(getattr(config, name, None) for name in ("attn_logit_softcapping", "attention_chunk_size"))
-    if model._supports_sdpa and not variant:
+    plain = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
+    if model._supports_sdpa and plain and getattr(config, "attn_logit_softcapping", None) is None:
         model.set_attn_implementation(attention.NAME)
 
 
 def packs(model: Any) -> bool:
-    """Whether sequences may share a row: every layer attends segment by segment, and none carries a state along it."""
+    """Whether sequences may share a row: the model attends segment by segment."""
     from luthier.kernels import attention
 
-    config = model.config.get_text_config()
-    attends = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
-    return attends and not model._is_stateful and config._attn_implementation == attention.NAME
+    return bool(model.config.get_text_config()._attn_implementation == attention.NAME)
 
 
 class _Readable:

@@ -25,7 +25,7 @@ REFUSES = "{% if messages|length > 2 %}{{ raise_exception('one turn only') }}{% 
 
 
 def settings(*metrics: str, **more: Any) -> EvaluateConfig:
-    tree = {"metrics": list(metrics), "max_new_tokens": 3, **more}
+    tree = {"metrics": list(metrics), "max_new_tokens": 2, **more}
     return parse_section(EvaluateConfig, tree, source="options")
 
 
@@ -97,11 +97,11 @@ def test_a_file_that_cannot_be_used(tiny: Path, write_rows: Write) -> None:
 
 
 def test_a_better_model_is_better(tiny: Path, other: Callable[..., Path], write_rows: Write) -> None:
-    file = write_rows(chat_rows(30))
+    file = write_rows(chat_rows(15))
     base, tuned = measured(tiny, file), measured(other(), file)
     (loss,) = compare_measured(base, tuned)
     (back,) = compare_measured(tuned, base)
-    assert (loss.name, loss.rows) == ("loss", 30)
+    assert (loss.name, loss.rows) == ("loss", 15)
     assert (loss.base, loss.tuned) == (mean_loss(base.losses), mean_loss(tuned.losses)) == (back.tuned, back.base)
     assert {loss.verdict, back.verdict} == {"better", "worse"}
     assert loss.verdict == ("better" if loss.difference < 0 else "worse")

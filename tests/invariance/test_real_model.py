@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder() -> str:
-    """The real model, fetched once."""
+    """The real model, fetched once, on all cores."""
+    torch.set_num_threads(os.cpu_count() or 1)
     return str(fetch("smollm2-135m-instruct"))
 
 

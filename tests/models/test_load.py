@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from luthier.adapters.lora import Lora
 from luthier.config import ModelConfig
 from luthier.errors import ModelError
+from luthier.kernels.attention import NAME
 from luthier.models.load import ModelLoader, find, packs
 from tests.conftest import build_model
 
@@ -77,6 +78,12 @@ def test_the_output_of_a_run_stands_on_its_base(model: Path, adapter: Path, suff
     assert torch.equal(tuned(IDS).logits, load(adapter)(IDS).logits)
 
 
+def test_an_adapter_that_plain_peft_saved_with_the_embedding(adapter: Path, tmp_path: Path) -> None:
+    load(adapter).save_pretrained(tmp_path / "plain", save_embedding_layers=True)
+    assert (tmp_path / "plain" / "adapter_model.safetensors").stat().st_size > 90_000
+    assert torch.equal(load(tmp_path / "plain")(IDS).logits, load(adapter)(IDS).logits)
+
+
 def test_the_tokenizer_of_a_run_is_its_own(tokenizer: Any, model: Path, adapter: Path) -> None:
     config, loader = ModelConfig(path=str(adapter)), ModelLoader()
     assert loader.tokenizer(config).chat_template == tokenizer.chat_template  # the base's, where the run has none
@@ -114,14 +121,6 @@ def test_stop_ids_without_a_generation_config(model: Path) -> None:
     assert ModelLoader().stop_ids(ModelConfig(path=str(model))) == []
 
 
-def test_a_gguf_file_is_what_its_adapter_stands_on(tmp_path: Path, adapter: Path) -> None:
-    file = tmp_path / "base.gguf"
-    file.write_bytes(b"GGUF")
-    rewrite(adapter / "adapter_config.json", base_model_name_or_path=str(file))
-    found = find(str(adapter))
-    assert (found.kind, found.location, found.adapter) == ("gguf", str(file), adapter)
-
-
 def test_another_chat_template(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text("mine")
     config = ModelConfig(path=str(tiny), chat_template=str(tmp_path / "mine.jinja"))
@@ -142,6 +141,7 @@ def test_a_chat_template_that_cannot_be_read(tiny: Path, tmp_path: Path, content
     ("kind", "settings", "expected"),
     [
         ("Lfm2", {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}, False),
+        ("FalconH1", {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}, False),
         ("Qwen3", {"head_dim": 8}, True),
         ("Gemma2", {"head_dim": 8}, False),
         ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, True),
@@ -161,7 +161,9 @@ def test_only_attention_is_packed(kind: str, settings: dict[str, Any], expected:
     config_class = getattr(transformers, f"{kind}TextConfig", None) or getattr(transformers, f"{kind}Config")
     config = config_class(**shape, **heads, **settings)
     getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(tmp_path)
-    assert packs(load(tmp_path)) is expected
+    model = load(tmp_path)
+    assert packs(model) is expected
+    assert (model.config._attn_implementation == NAME) is expected
 
 
 # ---- what must not -------------------------------------------------------------------------------------------------

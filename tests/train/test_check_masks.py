@@ -186,6 +186,17 @@ def test_no_false_alarm(shape: str) -> None:
     assert checked or "wrong" in shape
 
 
+def test_a_tokenizer_that_normalises(with_tokenizer: Make) -> None:
+    """What it reads back is another spelling of what was said."""
+    from tokenizers import normalizers
+
+    tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    config = with_tokenizer(tokenizer, [turns(f"{i}?", f"½ ﬁ Ａ e\u0301 {i}") for i in range(9)])
+    assert "½" not in Factory().prepare(config).report.samples[0].pieces[1][0]
+    assert not problems(check(config).report.findings)
+
+
 def test_pad_is_eos(with_tokenizer: Make) -> None:
     """The end token stays supervised where it is the padding token as well, and the run trains."""
     tokenizer = build_tokenizer()

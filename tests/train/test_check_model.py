@@ -25,8 +25,8 @@ def test_a_tokenizer_bigger_than_the_embedding(with_tokenizer: Make, tokenizer: 
     examples = Factory().prepare(with_tokenizer(tokenizer, rows, data__held_out=0.0)).data.train
     low, high, also_low = (int(example.sequences[0].ids.max()) for example in examples)
     assert low == also_low < high
-    found = check(with_tokenizer(tokenizer, rows, vocabulary=low + 1, data__held_out=0.0)).report.findings
-    the_one(found, "error", "vocabulary", f"embeds {low + 1} token ids", f"{tmp_path}/train.jsonl:2: token id {high}")
+    found = check(with_tokenizer(tokenizer, rows, vocabulary=high, data__held_out=0.0)).report.findings
+    the_one(found, "error", "vocabulary", f"embeds {high} token ids", f"{tmp_path}/train.jsonl:2: token id {high}")
     assert "train.jsonl:1" not in problems(found)[0].message
 
 
