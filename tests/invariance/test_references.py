@@ -63,7 +63,7 @@ def test_objective_equals_its_definition(
     total, _ = objective.loss(Forward(model)(model, batch).logprobs(batch.targets), batch)
     loss = total / objective.units(batch)
     loss.backward()
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for name, p in model.named_parameters():
         assert torch.allclose(p.grad, slopes[name], rtol=1e-5, atol=1e-9), name
 
