@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 LUTHIER := $(BIN)/luthier
 STAMP := $(VENV)/installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
-CONSTRAINTS := -c constraints.txt $(if $(GPU),,-c constraints-cpu.txt)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
+CPU_TORCH := $(shell sed -n 's/^torch==//p' constraints-cpu.txt)
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 MODEL := smollm2-135m-instruct
 RUN := runs/quickstart
 
@@ -20,7 +22,10 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(CONSTRAINTS) -e '.[dev]'
+ifeq ($(GPU),)  # the CPU build, where the package index has it, or else from the one of torch itself
+	$(PIP) torch==$(CPU_TORCH) || $(PIP) --index-url $(CPU_INDEX) torch==$(CPU_TORCH)
+endif
+	$(PIP) -c constraints.txt $(if $(GPU),,-c constraints-cpu.txt) -e '.[dev]'
 	@touch $(STAMP)
 
 quickstart: install

@@ -1,7 +1,8 @@
 """How near loss and gradients are to float64: `python -m benchmarks.exactness`.
 
-One batch of real rows through SmolLM2 with LoRA matrices that are not zero; the same rows and weights in float64 are
-the truth. The peer is plain transformers + peft: a padded batch and the model's own loss.
+One batch of real rows through SmolLM2 with LoRA matrices that are not zero. The truth is the definition: the same rows,
+padded, through the same weights in float64, and a cross-entropy in float64. The peer is plain transformers + peft in
+float32: the padded batch and the model's own loss.
 """
 
 from __future__ import annotations
@@ -75,6 +76,22 @@ def theirs(model: Any, examples: list[Example]) -> tuple[float, Tensor]:
     return float(loss.detach()), gradient(model)
 
 
+def truth(model: Any, examples: list[Example]) -> tuple[float, Tensor]:
+    """Loss and gradient by the definition: logits of the padded batch in float64, and a cross-entropy in float64.
+
+    The model's own loss will not do, since transformers casts logits to float32 for it.
+    """
+    model.zero_grad()
+    model.set_attn_implementation("sdpa")
+    batch = padded(examples)
+    labels = batch.pop("labels")[:, 1:].flatten()
+    logits = model(**batch).logits[:, :-1].flatten(0, 1)
+    loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100)
+    loss.backward()  # type: ignore[no-untyped-call]
+    model.set_attn_implementation("luthier")
+    return float(loss.detach()), gradient(model)
+
+
 def padded(examples: list[Example]) -> dict[str, Tensor]:
     """A batch as transformers takes it: right padding, a mask, labels of -100 where nothing is asked."""
     batch = lay_out(examples, Layout(packing=False, tokens=2**31))
@@ -94,7 +111,7 @@ def gradient(model: Any) -> Tensor:
 def measure() -> dict[str, Errors]:
     """The errors of both ways in float32."""
     examples = real_rows(ROWS)
-    true_loss, true_slope = ours(with_adapters("float64"), examples)
+    true_loss, true_slope = truth(with_adapters("float64"), examples)
     model = with_adapters("float32")
     errors = {}
     for name, way in (("luthier", ours), ("transformers + peft", theirs)):

@@ -11,12 +11,15 @@ import argparse
 import itertools
 import json
 import resource
+import sys
 import time
 from typing import Any
 
 from benchmarks.common import MODEL, alpaca_rows, in_process, machine, print_table
 
 BATCH, ROWS, RATE = 8, 200, 2e-4
+LEAST_SPEED, MOST_MEMORY = 2.0, 0.5
+"""What Luthier promises beside the peer; the command fails where it does not hold."""
 
 
 def examples_in_order(steps: int) -> list[Any]:
@@ -158,9 +161,12 @@ def main() -> None:
     speed = found["luthier"]["tokens_per_second"] / found["trainer"]["tokens_per_second"]
     memory = found["luthier"]["peak_gb"] / found["trainer"]["peak_gb"]
     apart = max(abs(a / b - 1) for a, b in zip(found["luthier"]["losses"], found["trainer"]["losses"], strict=True))
+    fast, lean = speed >= LEAST_SPEED, memory <= MOST_MEMORY
     print(
         f"speed {speed:.2f} x, memory {memory:.2f} x; the losses of {options.steps} steps differ by at most {apart:.1e}"
     )
+    if not (fast and lean):
+        sys.exit(f"expected at least {LEAST_SPEED} x the speed and at most {MOST_MEMORY} x the memory")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from luthier.adapters.base import Adapter, trainable
 from luthier.config import RunConfig
@@ -113,12 +113,7 @@ class Factory:
             stages.report(ready)
             ready.report.require_no_errors()
             config = _as_rendered(config, ready.renderer)
-            folder, resolved, data_id = (
-                RunFolder(config.output.dir),
-                config.model_dump(mode="json"),
-                _data_id(ready.data),
-            )
-            folder.require_free_or_same(resolved, data_id, restart=restart)
+            folder, resolved, data_id = self.claim(config, ready, restart=restart)
             trackers = _trackers(config) if strategy.rank == 0 else []
             stages.stage("loading the model")
             job, checkpoints = self._job(config, ready, strategy)
@@ -159,16 +154,29 @@ class Factory:
         findings = [*ready.report.findings, *check_model(model, ready.data, ready.layout)]
         return Ready(ready.renderer, ready.data, ready.layout, Report(findings, ready.report.samples))
 
+    def claim(self, config: RunConfig, ready: Ready, *, restart: bool) -> tuple[RunFolder, dict[str, Any], str]:
+        """The output folder, if this run may use it, with what will be recorded: config and a hash of the data.
+
+        Raises:
+            OutputError: it holds another run, or what this run is made from; nothing was written.
+        """
+        folder = RunFolder(config.output.dir)
+        resolved, data_id = config.model_dump(mode="json"), _data_id(ready.data)
+        sources = [*config.data.train, *(config.data.held_out if isinstance(config.data.held_out, list) else [])]
+        folder.require_free_or_same(resolved, data_id, restart=restart)
+        folder.require_outside([config.model.path, config.model.chat_template, *(source.path for source in sources)])
+        return folder, resolved, data_id
+
     # ---- the parts of a run ------------------------------------------------------------------------------------
 
     def _job(self, config: RunConfig, ready: Ready, strategy: Strategy) -> tuple[Job, Checkpoints]:
         """Model, adapter, optimizer and loader, placed on the devices."""
         seed_everything(config.train.seed, rank=0)  # the same new weights on every rank
         precision = choose_precision(config.train.precision, strategy.device.type)
-        frozen = "bfloat16" if precision == "bf16" else "float32"
-        model = self.models.load(config.model, dtype=frozen)
-        Report(check_model(model, ready.data, ready.layout), []).require_no_errors()
         adapter = cast(Adapter, config.adapter)
+        dtype = "bfloat16" if precision == "bf16" and not adapter.trains_base else "float32"
+        model = self.models.load(config.model, dtype=dtype)
+        Report(check_model(model, ready.data, ready.layout), []).require_no_errors()
         model = adapter.attach(model)
         if config.train.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -187,7 +195,7 @@ class Factory:
             rank=strategy.rank,
             ranks=strategy.ranks,
         )
-        epochs = -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000)
+        epochs = max(1, -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000))
         job = Job(
             model=wrapped,
             trained=Trained(model, ready.renderer.tokenizer, adapter, optimizer, strategy),
@@ -254,7 +262,7 @@ def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:
 
 def _trackers(config: RunConfig) -> list[Tracker]:
     """Where numbers are written; raises MissingExtra before anything is loaded."""
-    settings = [Jsonl(), *config.output.trackers]
+    settings = [Jsonl(), *(part for part in config.output.trackers if part != Jsonl())]
     return [cast(TrackerSettings, part).open(Path(config.output.dir)) for part in settings]
 
 
@@ -280,9 +288,9 @@ def _counts(job: Job) -> str:
 
 
 def _data_id(data: Prepared) -> str:
-    """A hash of every id and weight that will be trained on, in order."""
-    rendered = (t.ids.tobytes().hex() + t.weights.tobytes().hex() for e in data.train for t in e.sequences)
-    return fingerprint(rendered)
+    """A hash of every id and weight that the result depends on, in order."""
+    rows = [*data.train, *data.held_out]  # held-out rows choose the best checkpoint
+    return fingerprint(t.ids.tobytes().hex() + t.weights.tobytes().hex() for e in rows for t in e.sequences)
 
 
 def _files(config: RunConfig, ready: Ready) -> dict[str, str]:

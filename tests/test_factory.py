@@ -8,9 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import luthier
+from luthier.config import ModelConfig
+from luthier.data.conversation import Message
 from luthier.data.processor import DataProcessor, Prepared
+from luthier.errors import OutputError
 from luthier.factory import Ready, Stages
+from luthier.models.load import ModelLoader
 from luthier.train.loop import Job
 from luthier.train.state import State
 
@@ -90,6 +96,47 @@ def test_stages_are_told_in_order(run_config: Callable[..., Any]) -> None:
 
     luthier.Factory().fine_tune(run_config(), stages=Watch())
     assert told == ["reading", "2 samples", "loading", "training", "measuring"]
+
+
+def test_what_a_run_is_made_from_is_never_removed(run_config: Callable[..., Any]) -> None:
+    """Beginning anew in the folder of the model, or of the rows, would remove them."""
+    config = run_config()
+    luthier.Factory().fine_tune(config)
+    before = sorted(Path(config.output.dir).rglob("*"))
+    for made_from in ("model", "rows"):
+        rows = Path(config.output.dir) / "rows.jsonl"
+        rows.write_bytes(Path(config.data.train[0].path).read_bytes())
+        changes = {"model": config.output.dir} if made_from == "model" else {"data__train": [str(rows)]}
+        with pytest.raises(OutputError, match="which this run needs; choose another folder"):
+            luthier.Factory().fine_tune(run_config(**changes), restart=True)
+        rows.unlink()
+    assert sorted(Path(config.output.dir).rglob("*")) == before
+
+
+def test_the_template_options_of_a_run_are_served(run_config: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
+    template = tmp_path / "greeting.jinja"
+    source = json.loads((tiny / "tokenizer_config.json").read_text()).get("chat_template")
+    source = source or (tiny / "chat_template.jinja").read_text()
+    template.write_text("{{ greeting | default('') }}" + source, encoding="utf-8")
+    model = {"path": str(tiny), "chat_template": str(template), "template_options": {"greeting": "Hail. "}}
+    config = run_config(model=model)
+    luthier.Factory().fine_tune(config)
+    asked = [Message(role="user", content="x")]
+    for place in (config.output.dir, f"{config.output.dir}/checkpoint-4"):
+        assert ModelLoader().renderer(ModelConfig(path=place)).prompt_text(asked).startswith("Hail. ")
+    second = run_config(model=config.output.dir, output__dir=str(tmp_path / "second"))
+    luthier.Factory().fine_tune(second)
+    assert luthier.read_config(tmp_path / "second" / "config.yaml").model.template_options == {"greeting": "Hail. "}
+
+
+def test_a_run_is_found_from_any_folder(
+    run_config: Callable[..., Any], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.parent)
+    config = run_config(model=tiny.name)
+    luthier.Factory().fine_tune(config)
+    monkeypatch.chdir(tmp_path)
+    assert ModelLoader().load(ModelConfig(path=config.output.dir))
 
 
 def test_check_trains_and_writes_nothing(run_config: Callable[..., Any]) -> None:

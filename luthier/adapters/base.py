@@ -25,6 +25,9 @@ class Adapter(Protocol):
     learning_rates: tuple[float, float]
     """The range in which peak learning rates of this method usually lie; outside, the check warns."""
 
+    trains_base: bool
+    """Whether the model's own weights are trained, which are then loaded and kept in float32."""
+
     def attach(self, model: PreTrainedModel) -> PreTrainedModel:
         """Freeze and add weights; returns the model to train (in evaluation mode, weights in float32 where trained)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from luthier.errors import ModelError
 from luthier.plugins import Part
@@ -19,13 +19,14 @@ class Full(Part):
     type: Literal["full"] = "full"
 
     learning_rates: ClassVar[tuple[float, float]] = (1e-7, 3e-4)
+    trains_base: ClassVar[bool] = True
 
     def attach(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Unfreeze everything. Raises ModelError for a model that carries an adapter."""
+        """Unfreeze everything; an adapter that the model carries becomes part of its weights first."""
         from peft import PeftModel
 
         if isinstance(model, PeftModel):
-            raise ModelError("full tuning of a model that carries an adapter; merge the adapter first")
+            model = cast(Any, model).merge_and_unload()
         for parameter in model.parameters():
             parameter.requires_grad = True
         return model.float()

@@ -29,6 +29,7 @@ class Lora(Part):
     """Layers that get an update: all linear layers but the head, or names such as `[q_proj, v_proj]`."""
 
     learning_rates: ClassVar[tuple[float, float]] = (1e-6, 3e-3)
+    trains_base: ClassVar[bool] = False
 
     def attach(self, model: PreTrainedModel) -> PreTrainedModel:
         """Add the matrices; a model that already carries a LoRA adapter goes on with it.
@@ -46,6 +47,7 @@ class Lora(Part):
             lora_dropout=self.dropout,
             target_modules=self.target_modules,
             task_type="CAUSAL_LM",
+            revision=getattr(model.config, "_commit_hash", None),  # of a hub model: the adapter finds this very base
         )
         try:
             tuned: Any = get_peft_model(model, settings)
@@ -65,6 +67,12 @@ class Lora(Part):
                 f"the model carries a {given.peft_type} adapter of rank {getattr(given, 'r', '-')}, alpha "
                 f"{getattr(given, 'lora_alpha', '-')}; the config asks for lora, rank {self.rank}, alpha {self.scale:g}"
                 ": write the same, or start from the base model"
+            )
+        modules = None if self.target_modules == "all-linear" else set(self.target_modules)
+        if given.lora_dropout != self.dropout or (modules and set(given.target_modules) != modules):
+            raise ModelError(
+                f"the model carries a lora adapter with dropout {given.lora_dropout:g} on "
+                f"{', '.join(sorted(given.target_modules))}; write the same, or start from the base model"
             )
         for name, parameter in model.named_parameters():
             parameter.requires_grad = f".{model.active_adapter}." in name and "lora_" in name

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.errors import UserError
+
 if TYPE_CHECKING:
     from luthier.data.conversation import Message
     from luthier.inference.hf import HfEngine
@@ -40,7 +42,7 @@ def chat(
 
     loader, config = ModelLoader(), ModelConfig(path=model)
     renderer = loader.renderer(config)
-    engine = HfEngine(loader.load(config), renderer)
+    engine = HfEngine(loader.load_for_use(config), renderer)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     start = [Message(role="system", content=system)] if system else []
     if prompt is not None:
@@ -53,8 +55,11 @@ def chat(
         if said == "/reset":
             history = list(start)
         elif said:
-            history.append(Message(role="user", content=said))
-            history.append(Message(role="assistant", content=_answer(engine, history, sampling)))
+            asked = [*history, Message(role="user", content=said)]
+            try:
+                history = [*asked, Message(role="assistant", content=_answer(engine, asked, sampling))]
+            except UserError as error:  # this message is forgotten, the conversation goes on
+                print(f"not answered: {error}", file=sys.stderr)
 
 
 def _ask() -> str | None:
@@ -68,14 +73,10 @@ def _ask() -> str | None:
 
 def _answer(engine: HfEngine, messages: list[Message], sampling: object) -> str:
     from luthier.data.conversation import Conversation
-    from luthier.errors import UserError
 
     pieces: list[str] = []
-    try:
-        for piece in engine.stream(Conversation(tuple(messages)), sampling):  # type: ignore[arg-type]
-            print(piece, end="", flush=True)
-            pieces.append(piece)
-    except UserError as error:
-        print(f"(not answered: {error})", end="")
+    for piece in engine.stream(Conversation(tuple(messages)), sampling):  # type: ignore[arg-type]
+        print(piece, end="", flush=True)
+        pieces.append(piece)
     print()
     return "".join(pieces)

@@ -34,17 +34,21 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure one model on files of rows."""
-    from luthier.cli import show
-    from luthier.evaluate.loss import mean_loss
+    import json
 
+    from luthier.cli import show
+    from luthier.system.files import write_text
+
+    rows: list[dict[str, object]] = []
     for measured in measure_with_bar(model, data, settings(metrics, max_new_tokens, limit)):
-        values = {"rows": float(len(measured.examples)), "loss": mean_loss(measured.losses)}
+        values = {"rows": float(len(measured.examples)), "loss": measured.loss}
         for name in measured.answered[0].scores if measured.answered else ():
             values[name] = sum(row.scores[name] for row in measured.answered) / len(measured.answered)
         show.console.print(f"[bold]{measured.file}[/]")
         show.metrics(values)
-        if output:
-            _write_answers(Path(output), measured)
+        rows += _answers(measured)
+    if output:
+        write_text(Path(output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def settings(metrics: str, max_new_tokens: int, limit: int | None) -> EvaluateConfig:
@@ -80,14 +84,9 @@ def measure_with_bar(model: str, files: list[str], config: EvaluateConfig) -> li
     return results
 
 
-def _write_answers(path: Path, measured: Measured) -> None:
-    import json
-
-    from luthier.system.files import write_text
-
-    rows = [
+def _answers(measured: Measured) -> list[dict[str, object]]:
+    """Every answer with its question, what the row says, and the scores."""
+    return [
         {"question": a.question.prompt.question, "reference": a.question.reference, "answer": a.answer, **a.scores}
         for a in measured.answered
     ]
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    write_text(path, before + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

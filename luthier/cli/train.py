@@ -34,7 +34,7 @@ def train(
     """Fine-tune a model; an interrupted run of the same config continues by itself."""
     run = read_config(config, joined(overrides or []))
     if dry_run:
-        _dry_run(run)
+        _dry_run(run, restart=restart)
         return
     if devices > 1:
         from luthier.drive.launch import launch
@@ -71,10 +71,11 @@ def fine_tune(run: RunConfig, *, restart: bool) -> None:
     )
 
 
-def _dry_run(run: RunConfig) -> None:
+def _dry_run(run: RunConfig, *, restart: bool) -> None:
     from luthier.cli.check import show_check
     from luthier.cli.show import console
+    from luthier.factory import Factory
 
     console.print(run.to_yaml(), markup=False)
-    show_check(run)
+    Factory().claim(run, show_check(run), restart=restart)
     console.print("dry run: nothing was trained or written")

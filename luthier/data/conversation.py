@@ -121,7 +121,12 @@ def conversation(turns: Sequence[Message], origin: Origin, tools: Any = None) ->
         if turn.role == "assistant" and turn.weight > 0 and not says:
             raise RowError(str(origin), "empty-answer", f"message {position} (assistant) says nothing")
         before = turns[position - 1].content if position else ""
-        if turn.role == "assistant" and turn.weight > 0 and turn.content and turn.content == before:
+        if (
+            turn.role == "assistant"
+            and turn.weight > 0
+            and turn.content.strip()
+            and turn.content.strip() == before.strip()
+        ):
             raise RowError(str(origin), "identical-pair", f"message {position} (assistant) repeats what it answers")
     return Conversation(tuple(turns), _tools(tools, origin))
 

@@ -135,7 +135,8 @@ def _render(
 ) -> Example | None:
     identity = row.content.content_id
     try:
-        sequences, outcome = fit(render(row.content, renderer), config)
+        rendered = render(row.content, renderer)
+        sequences, outcome = fit(rendered, config)
     except RowError as error:
         ledger.drop(row.origin, error, side=side, content_id=identity)
         return None
@@ -147,12 +148,22 @@ def _render(
             side,
             outcome,
             reason="" if outcome == "kept" else "over-length",
+            detail="" if outcome == "kept" else _lost(rendered, example),
             content_id=identity,
             sequences=len(sequences),
             tokens=example.tokens,
         )
     )
     return example
+
+
+def _lost(rendered: Sequence[Tokens], example: Example) -> str:
+    """What `over_length` cut off from a row."""
+    tokens, supervised = sum(map(len, rendered)), sum(sequence.supervised for sequence in rendered)
+    return (
+        f"{tokens - example.tokens} of {tokens} tokens were left out, "
+        f"{supervised - example.supervised} of {supervised} supervised ones among them"
+    )
 
 
 def fit(sequences: Sequence[Tokens], config: DataConfig) -> tuple[list[Tokens], Outcome]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from luthier.distributed.strategy import LossOf, Movable, clip_gradients, pick_device, update
+from luthier.errors import UserError
 from luthier.plugins import Part
 
 if TYPE_CHECKING:
@@ -19,7 +21,13 @@ class Single(Part):
     type: Literal["single"] = "single"
 
     def open(self) -> SingleStrategy:
-        """The strategy on this process's device."""
+        """The strategy on this process's device.
+
+        Raises:
+            UserError: several processes were started, which would all do the same work in the same folder.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("parallel: single in several processes; write parallel: auto or ddp, or start one process")
         return SingleStrategy(pick_device(0))
 
     def ranks(self) -> int:

@@ -15,7 +15,7 @@ from luthier.data.render import Renderer
 from luthier.evaluate.compare import Comparison, Scores, compare
 from luthier.evaluate.evaluator import Evaluator
 from luthier.evaluate.generate import Answered
-from luthier.evaluate.loss import RowLoss, row_losses
+from luthier.evaluate.loss import RowLoss, mean_loss, row_losses
 from luthier.models.load import ModelLoader, packs
 from luthier.models.output import Forward
 from luthier.system.hardware import micro_batch_tokens
@@ -34,6 +34,11 @@ class Measured:
     answered: list[Answered]
     dropped: list[str]
 
+    @property
+    def loss(self) -> float:
+        """Nats per supervised token over all rows."""
+        return mean_loss(self.losses)
+
 
 def measure(
     models: ModelLoader,
@@ -51,7 +56,7 @@ def measure(
     """
     renderer = models.renderer(model)
     rendered = [rows_of(file, renderer) for file in files]
-    loaded = models.load(model)
+    loaded = models.load_for_use(model)
     forward = Forward(loaded)
     layout = Layout(
         packing=packs(loaded),

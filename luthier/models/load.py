@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from luthier.config import ModelConfig
 from luthier.data.render import Renderer
+from luthier.distributed.strategy import pick_device
 from luthier.errors import LuthierError, ModelError
 from luthier.models.catalogue import entries
 from luthier.plugins import suggestion
+from luthier.system.hardware import choose_precision
 from luthier.tracking.run import RunFolder
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Found:
     kind: Literal["folder", "hub", "gguf"]
     location: str
     adapter: Path | None = None
+    revision: str | None = None
 
 
 def find(path: str) -> Found:
@@ -84,10 +87,12 @@ def _folder(place: Path) -> Found:
 def _adapter(place: Path) -> Found:
     """A tuned adapter, and the model it stands on."""
     file = place / "adapter_config.json"
+    base = revision = None
     try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, TypeError, KeyError):
-        base = None
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        base, revision = settings["base_model_name_or_path"], settings.get("revision")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
     if not isinstance(base, str) or not base:
         raise ModelError(f"{file}: expected JSON with base_model_name_or_path, the model that the adapter stands on")
     if not (place / _ADAPTER_WEIGHTS).is_file():
@@ -101,8 +106,11 @@ def _adapter(place: Path) -> Found:
     try:
         below = find(base)
     except ModelError as error:
-        raise ModelError(f"{file}: base_model_name_or_path: {error}") from None
-    return Found(below.kind, below.location, adapter=place)
+        named = _record_of(place).get("path")  # a name of the catalogue outlives the folder it stood for
+        if named not in entries():
+            raise ModelError(f"{file}: base_model_name_or_path: {error}") from None
+        below = find(named)
+    return Found(below.kind, below.location, adapter=place, revision=revision)
 
 
 class ModelLoaderLike(Protocol):
@@ -143,7 +151,7 @@ class ModelLoader:
         Raises:
             ModelError: the model cannot be found, or its tokenizer cannot be read.
         """
-        options = config.template_options or _options_of_the_run(Path(config.path))
+        options = config.template_options or _record_of(Path(config.path).expanduser()).get("template_options")
         return Renderer(self.tokenizer(config), stop_ids=self.stop_ids(config), options=options)
 
     def stop_ids(self, config: ModelConfig) -> list[int]:
@@ -154,10 +162,16 @@ class ModelLoader:
         if found.kind == "gguf":
             return []
         try:
-            eos = GenerationConfig.from_pretrained(found.location, revision=config.revision).eos_token_id
+            eos = GenerationConfig.from_pretrained(found.location, revision=_revision(found, config)).eos_token_id
         except OSError:
             return []
         return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+
+    def load_for_use(self, config: ModelConfig) -> PreTrainedModel:
+        """The model on this machine's device, in the precision that training chooses there; raises as `load`."""
+        device = pick_device(0)
+        dtype = "bfloat16" if choose_precision("auto", device.type) == "bf16" else "float32"
+        return self.load(config, dtype=dtype).to(device)
 
     def load(self, config: ModelConfig, *, dtype: str = "float32") -> PreTrainedModel:
         """The model in evaluation mode, an adapter of a previous run on it; `dtype` fills in for `auto`.
@@ -185,7 +199,8 @@ class ModelLoader:
                 output_loading_info=True,
             )
             _require_every_weight(config.path, outcome)
-            model.name_or_path = found.location  # what an adapter will name as its base
+            # what an adapter will name as its base, from whatever folder it is loaded
+            model.name_or_path = found.location if found.kind == "hub" else str(Path(found.location).resolve())
             _use_segment_attention(model)
             if found.adapter is not None:
                 model = _with_adapter(model, found.adapter)
@@ -193,18 +208,23 @@ class ModelLoader:
         return model
 
 
-def _options_of_the_run(folder: Path) -> dict[str, Any]:
-    """The template's options a model was trained with, where the folder is a run or one of its checkpoints."""
+def _record_of(folder: Path) -> dict[str, Any]:
+    """What a run or one of its checkpoints says of the model it was trained from; empty for any other folder."""
     run = folder.parent if folder.name.startswith("checkpoint-") else folder
     record = RunFolder(run).record()
-    return dict(record["config"]["model"].get("template_options", {})) if record else {}
+    return dict(record["config"].get("model", {})) if record else {}
 
 
 def _source(found: Found, config: ModelConfig) -> dict[str, Any]:
     if found.kind == "gguf":
         file = Path(found.location)
         return {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    return {"pretrained_model_name_or_path": found.location, "revision": config.revision or "main"}
+    return {"pretrained_model_name_or_path": found.location, "revision": _revision(found, config)}
+
+
+def _revision(found: Found, config: ModelConfig) -> str:
+    """Of a hub model: the one asked for, or the one a tuned adapter stands on."""
+    return config.revision or found.revision or "main"
 
 
 def _require_every_weight(path: str, outcome: Any) -> None:

@@ -32,6 +32,18 @@ class RunFolder:
         ours = isinstance(content, dict) and {"finished", "data", "config"} <= set(content)
         return content if ours and isinstance(content["config"], dict) else None
 
+    def require_outside(self, paths: Iterable[str | None]) -> None:
+        """Refuse a folder that holds what the run is made from: beginning anew would remove it.
+
+        Raises:
+            OutputError: one of the paths stands in this folder.
+        """
+        own = self.path.expanduser().resolve()
+        for path in paths:
+            place = Path(path).expanduser() if path else None
+            if place is not None and place.exists() and place.resolve().is_relative_to(own):
+                raise OutputError(f"output.dir: {self.path} holds {path}, which this run needs; choose another folder")
+
     def require_free_or_same(self, config: Mapping[str, Any], data: str, *, restart: bool) -> None:
         """Refuse a folder that holds something else.
 

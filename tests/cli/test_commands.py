@@ -56,6 +56,11 @@ def test_train_then_look_at_the_result(luthier: Command, tiny: Path) -> None:
     answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
     assert len(answers) == 3 and answers[0]["reference"] == "It is 0."
 
+    again = done(luthier("evaluate", "run", "--data", "rows.jsonl", "--limit", 2, "-o", "answers.jsonl"))
+    assert "exact_match" in again and len(Path("answers.jsonl").read_text().splitlines()) == 2
+
+    refused = luthier("train", "c.yaml", "--dry-run")
+    assert refused.status == 2 and "finished run; add --restart" in refused.err
     assert done(luthier("chat", "run", "--prompt", "Hello", "--max-new-tokens", 3)).count("\n") >= 1
     assert done(luthier("chat", "run/checkpoint-3", "--prompt", "Hello", "--max-new-tokens", 3))
     assert "run on" in done(luthier("models", "list", "--runs", "."))

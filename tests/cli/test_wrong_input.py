@@ -76,10 +76,11 @@ def test_a_wrong_config(
     ("change", "words"),
     [
         ({"parallel": "ddp"}, ["luthier train CONFIG --devices 2"]),
+        ({"output": {"dir": "run", "trackers": ["tensorboar"]}}, ["unknown tracker 'tensorboar'", "'tensorboard'"]),
         ({"output": "rows.jsonl"}, ["rows.jsonl is a file"]),
         ({"output": "."}, ["is not empty and holds no run"]),
     ],
-    ids=["ddp alone", "a file", "a foreign folder"],
+    ids=["ddp alone", "a tracker", "a file", "a foreign folder"],
 )
 def test_what_only_training_needs(
     luthier: Command, config: Callable[..., Path], change: dict[str, Any], words: list[str]

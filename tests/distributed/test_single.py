@@ -8,12 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from luthier.distributed.single import SingleStrategy
+from luthier.distributed.single import Single, SingleStrategy
+from luthier.errors import UserError
 
 
 @pytest.fixture
 def strategy() -> SingleStrategy:
     return SingleStrategy(torch.device("cpu"))
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would all do the same work, and write into the same folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="parallel: single in several processes"):
+        Single().open()
 
 
 class Numbers:

@@ -12,9 +12,12 @@ import torch
 from benchmarks.common import SHIPPED
 from benchmarks.exactness import measure, padded, real_rows
 from luthier.adapters.lora import Lora
-from luthier.config import ModelConfig, parse_config
+from luthier.config import EvaluateConfig, ModelConfig, parse_config
 from luthier.data.loader import Loader
 from luthier.data.pack import Layout
+from luthier.evaluate.evaluator import Evaluator
+from luthier.evaluate.measure import compare_measured
+from luthier.evaluate.measure import measure as measure_rows
 from luthier.factory import Factory
 from luthier.models.catalogue import fetch
 from luthier.models.load import ModelLoader
@@ -101,3 +104,29 @@ def test_twenty_steps_as_the_trainer_of_transformers(folder: str, tmp_path: Path
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert watch.seen == pytest.approx(losses, rel=1e-3)
     assert losses[-1] < losses[0]
+
+
+def test_a_short_quick_start_learns_and_forgets_nothing(folder: str, tmp_path: Path) -> None:
+    """A third of the quick start's rows, once: better on questions about Luthier, at most 5 % worse on general ones."""
+    shipped = SHIPPED.parent
+    tree = {
+        "model": folder,
+        "data": {
+            "train": [
+                {"path": str(SHIPPED), "limit": 160},
+                {"path": str(shipped / "general_train.jsonl"), "limit": 30},
+            ],
+            "held_out": 0.0,
+        },
+        "train": {"epochs": 1, "batch_size": 4, "learning_rate": 2e-3, "save_every": None},
+        "output": str(tmp_path / "run"),
+    }
+    Factory().fine_tune(parse_config(tree))
+    files = [str(shipped / "luthier_held_out.jsonl"), str(shipped / "general.jsonl")]
+    measured = [
+        measure_rows(ModelLoader(), Evaluator(), ModelConfig(path=path), files, EvaluateConfig())
+        for path in (folder, str(tmp_path / "run"))
+    ]
+    (asked,), (general,) = (compare_measured(base, tuned) for base, tuned in zip(*measured, strict=True))
+    assert asked.verdict == "better" and asked.high < 0
+    assert general.tuned < 1.05 * general.base

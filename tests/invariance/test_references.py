@@ -113,6 +113,25 @@ def test_lora_starts_as_the_base_and_merges_back(tiny: Path) -> None:
     assert torch.allclose(merged(ids, use_cache=False).logits, apart, atol=1e-5)
 
 
+def test_a_run_merged_into_its_base_answers_as_before(run_config: Callable[..., Any], tmp_path: Path) -> None:
+    """Full tuning of a LoRA run starts from the merged weights; a step of almost nothing shows them."""
+    import luthier
+    from luthier.config import ModelConfig
+
+    lora = run_config(train__learning_rate=1e-2)
+    luthier.Factory().fine_tune(lora)
+    ids = torch.arange(3, 40)[None]
+    before = ModelLoader().load(ModelConfig(path=lora.output.dir))(ids, use_cache=False).logits
+    full = run_config(
+        model=lora.output.dir, adapter="full", train__learning_rate=1e-12, train__max_steps=1, train__precision="bf16",
+        output__dir=str(tmp_path / "merged"),
+    )  # fmt: skip
+    luthier.Factory().fine_tune(full)
+    after = ModelLoader().load(ModelConfig(path=full.output.dir))(ids, use_cache=False).logits
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    assert torch.allclose(before, after, atol=1e-5)
+
+
 def test_a_run_is_loaded_by_plain_peft(run_config: Callable[..., Any], tiny: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

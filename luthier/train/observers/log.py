@@ -33,6 +33,7 @@ class Log(Observer):
             **progress.metrics,
             **{f"held_out_{name}": value for name, value in (progress.evaluation or {}).items()},
             "seconds": progress.seconds,
+            "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
             "peak_memory_bytes": peak_memory_bytes(),
         }
         for tracker in self.trackers:
