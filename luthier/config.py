@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from luthier.errors import ConfigError, Problem
 from luthier.plugins import OWN_ERRORS, Choice, Part, Settings
@@ -65,8 +65,13 @@ class SourceConfig(Section):
 class DataConfig(Settings):
     """What to train on and how rows become token sequences."""
 
+    @field_validator("train", "held_out", mode="before")
+    @classmethod
+    def _one_file(cls, value: object) -> object:
+        return [value] if isinstance(value, str | dict) else value
+
     train: Annotated[list[SourceConfig], Field(min_length=1)]
-    """Files to train on, each a path or `{path, format, limit}`."""
+    """Files to train on, each a path or `{path, format, limit}`; one alone needs no list."""
     held_out: Annotated[float, Field(ge=0, lt=1)] | list[SourceConfig] = 0.1
     """Rows never trained on: a share of the training rows (chosen by each row's content), or files of their own."""
     max_length: Positive = 1024

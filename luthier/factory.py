@@ -106,6 +106,7 @@ class Factory:
             LuthierError: anything else that can be said in a sentence.
         """
         stages = stages or Stages()
+        RunFolder(config.output.dir).require_free(restart=restart)
         strategy = cast(StrategySettings, config.parallel).open()
         try:
             stages.stage("reading and rendering the data")

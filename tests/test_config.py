@@ -26,7 +26,7 @@ def written(folder: Path, text: str, name: str = "c.yaml") -> Path:
 def test_bare_values_and_mappings_say_the_same() -> None:
     long = {
         "model": {"path": "m"},
-        "data": {"train": [{"path": "rows.jsonl"}]},
+        "data": {"train": {"path": "rows.jsonl"}},
         "adapter": {"type": "lora"},
         "output": {"dir": "runs/x"},
     }
@@ -72,7 +72,7 @@ def test_an_override_goes_below_a_bare_section(tmp_path: Path) -> None:
         ({"train": {"schedule": "cosin"}}, "train.schedule: unknown schedule 'cosin'; did you mean 'cosine'?"),
         ({"train": {"precision": "fp64"}}, "train.precision: input should be 'auto', 'fp32' or 'bf16'; given: 'fp64'"),
         ({"data": {"train": []}}, "data.train: list should have at least 1 item"),
-        ({"data": {"train": "rows.jsonl"}}, "data.train: input should be a valid list"),
+        ({"data": {"train": 5}}, "data.train: input should be a valid list"),
         ({"data": {"train": ["x"], "held_out": 1.5}}, "data.held_out: input should be less than 1; given: 1.5"),
         ({"model": None}, "model: input should be a valid dictionary"),
         ({"evaluate": {"metrics": ["bleu2"]}}, "evaluate.metrics.0: unknown metric 'bleu2'"),

@@ -84,6 +84,7 @@ class Lora(Part):
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """adapter_model.safetensors and adapter_config.json, as peft writes them."""
         model.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" would ask the hub about the base
+        (folder / "README.md").unlink(missing_ok=True)  # an empty form; the run has its report
 
     def load(self, model: PreTrainedModel, folder: Path) -> None:
         """Read adapter_model.safetensors back into the attached matrices."""

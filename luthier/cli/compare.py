@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,7 +42,7 @@ def _table(base: Measured, tuned: Measured) -> None:
             f"{c.base:.3f}",
             f"{c.tuned:.3f}",
             f"{c.difference:+.3f}",
-            f"[{c.low:+.3f}, {c.high:+.3f}]",
+            f"[{c.low:+.3f}, {c.high:+.3f}]" if math.isfinite(c.low) else f"{c.rows} rows: too few",
             f"{100 * c.difference / c.base:+.1f} %" if c.base else "-",
             c.verdict,
         )

@@ -49,6 +49,7 @@ def evaluate(
         rows += _answers(measured)
     if output:
         write_text(Path(output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        show.console.print(f"answers  {output}", markup=False)
 
 
 def settings(metrics: str, max_new_tokens: int, limit: int | None) -> EvaluateConfig:

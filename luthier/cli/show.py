@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False, soft_wrap=True)
 TRAINED = "bold green"
-COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+COLOURS = {"warning": "yellow", "note": "cyan"}
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -48,7 +48,7 @@ def share_cores() -> None:
     """Be a good neighbour on a busy machine, and say so; call before torch is imported."""
     from luthier.system.hardware import share_busy_cores
 
-    if share_busy_cores():
+    if share_busy_cores() and console.is_terminal:
         console.print(Text("this machine is busy with other programs; sharing its cores with them", style="dim"))
 
 
@@ -61,8 +61,8 @@ def readings(data: Prepared) -> None:
 
 
 def findings(report: Report) -> None:
-    """Print the findings of a check, worst first."""
-    for level in ("error", "warning", "note"):
+    """Print what a check warns of; its errors are raised, and said once."""
+    for level in ("warning", "note"):
         for finding in report.findings:
             if finding.level == level:
                 console.print(Text.assemble((f"  {level} ", COLOURS[level]), str(finding)))

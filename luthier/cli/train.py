@@ -65,6 +65,9 @@ def fine_tune(run: RunConfig, *, restart: bool) -> None:
         result = Factory().fine_tune(run, observers=[watch], stages=watch, restart=restart)
     folder = run.output.dir
     metrics(result.metrics)
+    kept, last = (int(result.metrics[name]) for name in ("final_step", "steps"))
+    if kept != last:
+        console.print(f"kept         step {kept} of {last}, which has the lowest held-out loss")
     console.print(
         f"tuned model  {folder}\nreport       {folder}/report.md\n"
         f"loss plot    {folder}/loss.png\ntalk to it   luthier chat {folder}"

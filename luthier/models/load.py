@@ -7,11 +7,14 @@ any `ModelLoaderLike`.
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 from luthier.config import ModelConfig
 from luthier.data.render import Renderer
@@ -57,19 +60,35 @@ def find(path: str) -> Found:
             raise ModelError(f"{path} is not on this machine yet; fetch it once with: luthier models fetch {path}")
         return Found("folder", str(entries()[path].folder))
     if _HUB_ID.fullmatch(path) and not place.parent.is_dir():
+        _require_hub(path, place)
         return Found("hub", path)
     raise ModelError(
         f"no model {path!r}: not a folder, a .gguf file or a hub id (owner/name); {suggestion(path, entries())}"
     )
 
 
+def _require_hub(path: str, place: Path) -> None:
+    """A hub id also looks like a path: without the hub, the library would try for a minute before it says so."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    proxied = any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ)
+    if constants.HF_HUB_OFFLINE or proxied or isinstance(try_to_load_from_cache(path, "config.json"), str):
+        return
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
+    except OSError:
+        raise ModelError(
+            f"no model {path!r}: no such folder (looked at {place.absolute()}), and the model hub cannot be reached"
+        ) from None
+
+
 def _folder(place: Path) -> Found:
     if (place / "adapter_config.json").is_file():
         return _adapter(place)
     if not (place / "config.json").is_file():
-        checkpoints = (
-            " (it holds checkpoints of an unfinished run: give one of them)" if [*place.glob("checkpoint-*")] else ""
-        )
+        saved = sorted(place.glob("checkpoint-*"))
+        checkpoints = f" (it holds an unfinished run; what was saved of it is {saved[-1]})" if saved else ""
         raise ModelError(
             f"{place}: no config.json and no adapter_config.json, so this is not a model folder{checkpoints}"
         )

@@ -50,6 +50,26 @@ class RunFolder:
         Raises:
             OutputError: files that are not a run, a finished run, or an unfinished run of another config or data.
         """
+        self.require_free(restart=restart)
+        record = self.record()
+        if record is None or restart:
+            return
+        changes = differences(record["config"], config)
+        if record["data"] != data:
+            changes.append("the data: other rows, order or rendering than before")
+        if changes:
+            listed = "\n".join(f"  {change}" for change in changes)
+            raise OutputError(
+                f"output.dir: {self.path} holds an unfinished run of another setting:\n{listed}\n"
+                "Put it back to continue, add --restart to begin anew, or set another output.dir"
+            )
+
+    def require_free(self, *, restart: bool) -> None:
+        """Refuse a folder that no run of this kind may use, whatever its config; needs no data.
+
+        Raises:
+            OutputError: it is a file, holds files that are not a run, or a finished run.
+        """
         nearest = next((place for place in (self.path, *self.path.absolute().parents) if place.exists()), self.path)
         if nearest.exists() and not nearest.is_dir():
             raise OutputError(f"output.dir: {nearest} is a file; choose another folder")
@@ -66,20 +86,15 @@ class RunFolder:
             raise OutputError(
                 f"output.dir: {self.path} holds a finished run; add --restart to train again, or set another output.dir"
             )
-        changes = differences(record["config"], config)
-        if record["data"] != data:
-            changes.append("the data: other rows, order or rendering than before")
-        if changes:
-            listed = "\n".join(f"  {change}" for change in changes)
-            raise OutputError(
-                f"output.dir: {self.path} holds an unfinished run of another setting:\n{listed}\n"
-                "Put it back to continue, add --restart to begin anew, or set another output.dir"
-            )
 
     def start(self, config: Mapping[str, Any], data: str, files: Mapping[str, str], *, restart: bool) -> None:
         """Write what the run is; `restart` removes what an earlier run left."""
         if restart and self.record() is not None:
             _empty(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"output.dir: {self.path} cannot be made: {error.strerror}") from None
         try:
             for name, text in files.items():
                 write_text(self.path / name, text)

@@ -57,8 +57,12 @@ class Constant(Part):
 
 
 def warmup_length(setting: float, total_steps: int) -> int:
-    """Steps of warm-up: a share of all steps when below 1, else a number of steps; never the whole run."""
-    steps = math.ceil(setting * total_steps) if setting < 1 else int(setting)
+    """Steps of warm-up: a share of all steps when below 1, else a number of steps; never the whole run.
+
+    A share that is less than one step is none: the first step of a warm-up has a rate of 0, as in transformers.
+    """
+    share = setting * total_steps
+    steps = int(setting) if setting >= 1 else math.ceil(share) if share >= 1 else 0
     return min(steps, max(total_steps - 1, 0))
 
 

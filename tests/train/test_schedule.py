@@ -51,7 +51,7 @@ def test_from_the_peak_to_the_minimum(kind: Any, minimum: float) -> None:
     [
         (0.0, 100, 0),
         (0.03, 100, 3),
-        (0.03, 10, 1),
+        (0.03, 10, 0),
         (0.5, 3, 2),
         (1, 100, 1),
         (7, 100, 7),
