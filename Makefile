@@ -10,6 +10,7 @@ GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/nul
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 CPU_TORCH := $(shell sed -n 's/^torch==//p' constraints-cpu.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
+CPU_BUILD := $(if $(GPU),,$(filter Linux,$(shell uname -s)))
 MODEL := smollm2-135m-instruct
 RUN := runs/quickstart
 
@@ -22,10 +23,10 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
-ifeq ($(GPU),)  # the CPU build, where the package index has it, or else from the one of torch itself
+ifneq ($(CPU_BUILD),)  # from the package index in use, or else from the one of torch itself
 	$(PIP) torch==$(CPU_TORCH) || $(PIP) --index-url $(CPU_INDEX) torch==$(CPU_TORCH)
 endif
-	$(PIP) -c constraints.txt $(if $(GPU),,-c constraints-cpu.txt) -e '.[dev]'
+	$(PIP) -c constraints.txt $(if $(CPU_BUILD),-c constraints-cpu.txt) -e '.[dev]'
 	@touch $(STAMP)
 
 quickstart: install

@@ -114,6 +114,12 @@ def test_files_that_are_no_config(tmp_path: Path, text: str, said: str) -> None:
     assert said in str(error.value)
 
 
+def test_yaml_may_merge_mappings(tmp_path: Path) -> None:
+    text = "model: m\ndata: {train: x}\ntrain: {<<: {seed: 1, epochs: 2}, <<: {batch_size: 4}, seed: 3}\noutput: o\n"
+    train = read_config(written(tmp_path, text)).train
+    assert (train.seed, train.epochs, train.batch_size) == (3, 2.0, 4)
+
+
 def test_json_twins(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="given twice"):
         read_config(written(tmp_path, '{"model": "a", "model": "b"}', "c.json"))

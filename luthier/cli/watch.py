@@ -49,3 +49,7 @@ class Watcher(Stages, Observer):
             held = f"  held-out loss {progress.evaluation['loss']:.3f}" if progress.evaluation else ""
             show.console.print(f"          step {progress.state.step}/{progress.total_steps}  {note}{held}")
         return False
+
+    def on_end(self, state: State) -> None:
+        """Close the bar, so that what is printed next stands below it."""
+        self.bar.stop()

@@ -22,21 +22,22 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes))
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "luthier", *arguments],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": threads},
-            stdout=None if rank == 0 else subprocess.DEVNULL,
-            process_group=0,
-        )
-        for rank in range(processes)
-    ]
+    children: list[subprocess.Popen[bytes]] = []
 
     def ask_to_stop(*_: object) -> None:
         _signal(children, signal.SIGTERM)
 
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        for rank in range(processes):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": threads}
+            child = subprocess.Popen(
+                [sys.executable, "-m", "luthier", *arguments],
+                env={**os.environ, **shared, **own},
+                stdout=None if rank == 0 else subprocess.DEVNULL,
+                process_group=0,
+            )
+            children.append(child)
         return _wait(children)
     finally:
         _signal(children, signal.SIGKILL)

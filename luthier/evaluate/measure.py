@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from luthier.config import DataConfig, EvaluateConfig, ModelConfig, SourceConfig
 from luthier.data.conversation import Conversation
@@ -64,12 +65,13 @@ def measure(
         pad_id=renderer.tokenizer.pad_token_id or 0,
     )
     results = []
-    for file, (examples, dropped) in zip(files, rendered, strict=True):
+    for file, (every, unusable) in zip(files, rendered, strict=True):
+        examples, too_long = _within(every, loaded.config.get_text_config())
         asked = min(len(examples), config.limit or len(examples)) if config.metrics else 0
         done = on_file(file, len(examples) + asked)
         losses = row_losses(loaded, forward, examples, layout, on_rows=done)
         answers = evaluator.answered(loaded, renderer, examples, config, on_answers=done) if config.metrics else []
-        results.append(Measured(file, examples, losses, answers, dropped))
+        results.append(Measured(file, examples, losses, answers, [*unusable, *too_long]))
     del loaded, forward
     gc.collect()
     return results
@@ -85,6 +87,18 @@ def rows_of(file: str, renderer: Renderer) -> tuple[list[Example], list[str]]:
     )
     dropped = [f"{e.file}:{e.line}: {e.detail}" for e in data.ledger.entries if e.outcome == "dropped"]
     return data.train, dropped
+
+
+def _within(examples: Sequence[Example], config: Any) -> tuple[list[Example], list[str]]:
+    """The rows that fit into the positions a model knows, and the others by name: beyond them it answers noise."""
+    places = getattr(config, "max_position_embeddings", None) or UNLIMITED_TOKENS
+    longest = [max(map(len, example.sequences)) for example in examples]
+    fitting = [example for example, length in zip(examples, longest, strict=True) if length <= places]
+    return fitting, [
+        f"{example.origin}: {length} tokens, the model knows {places} positions"
+        for example, length in zip(examples, longest, strict=True)
+        if length > places
+    ]
 
 
 def compare_measured(base: Measured, tuned: Measured) -> list[Comparison]:

@@ -69,10 +69,12 @@ def find(path: str) -> Found:
 
 def _require_hub(path: str, place: Path) -> None:
     """A hub id also looks like a path: without the hub, the library would try for a minute before it says so."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
 
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type="model")
     proxied = any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ)
-    if constants.HF_HUB_OFFLINE or proxied or isinstance(try_to_load_from_cache(path, "config.json"), str):
+    if constants.HF_HUB_OFFLINE or proxied or cached.is_dir():
         return
     address = urlsplit(constants.ENDPOINT)
     try:
@@ -87,7 +89,7 @@ def _folder(place: Path) -> Found:
     if (place / "adapter_config.json").is_file():
         return _adapter(place)
     if not (place / "config.json").is_file():
-        saved = sorted(place.glob("checkpoint-*"))
+        saved = sorted(place.glob("checkpoint-*"), key=lambda folder: (len(folder.name), folder.name))
         checkpoints = f" (it holds an unfinished run; what was saved of it is {saved[-1]})" if saved else ""
         raise ModelError(
             f"{place}: no config.json and no adapter_config.json, so this is not a model folder{checkpoints}"
@@ -220,6 +222,7 @@ class ModelLoader:
             _require_every_weight(config.path, outcome)
             # what an adapter will name as its base, from whatever folder it is loaded
             model.name_or_path = found.location if found.kind == "hub" else str(Path(found.location).resolve())
+            model.config._commit_hash = _commit(found, config)  # which the adapters write down
             _use_segment_attention(model)
             if found.adapter is not None:
                 model = _with_adapter(model, found.adapter)
@@ -244,6 +247,16 @@ def _source(found: Found, config: ModelConfig) -> dict[str, Any]:
 def _revision(found: Found, config: ModelConfig) -> str:
     """Of a hub model: the one asked for, or the one a tuned adapter stands on."""
     return config.revision or found.revision or "main"
+
+
+def _commit(found: Found, config: ModelConfig) -> str | None:
+    """The commit of a hub model that was just loaded: a branch may move on, a commit stays."""
+    if found.kind != "hub":
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(found.location, "config.json", revision=_revision(found, config))
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def _require_every_weight(path: str, outcome: Any) -> None:

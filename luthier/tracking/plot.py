@@ -16,6 +16,7 @@ def plot_loss(folder: Path) -> Path | None:
     Without pyplot, whose figures and backend belong to whoever imported Luthier.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     rows = read_metrics(folder / FILE)
     if not rows:
@@ -31,6 +32,7 @@ def plot_loss(folder: Path) -> Path | None:
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss per token (nats)")
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False)

@@ -67,6 +67,57 @@ def test_train_then_look_at_the_result(luthier: Command, tiny: Path) -> None:
 
 
 @pytest.mark.usefixtures("config")
+def test_which_step_was_kept_is_said(luthier: Command) -> None:
+    ruined = ("train.learning_rate=20", "train.max_steps=6", "train.epochs=9", "train.evaluate_every=1")
+    out = done(luthier("train", "c.yaml", *ruined))
+    kept = json.loads(Path("run/metrics.json").read_text())["final_step"]
+    assert f"kept         step {kept} of 6, which has the lowest held-out loss" in out and kept < 6
+
+
+@pytest.mark.usefixtures("config")
+def test_few_and_long_rows_are_said(luthier: Command, tiny: Path) -> None:
+    long = {"messages": [{"role": "user", "content": "x " * 600}, {"role": "assistant", "content": "y"}]}
+    Path("few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*chat_rows(2), long]), encoding="utf-8")
+    table = done(luthier("compare", tiny, tiny, "--data", "few.jsonl", "--metrics", ""))
+    assert "few.jsonl: 2 rows" in table and "2 rows: too few" in table and "inf" not in table
+    assert table.count("left out few.jsonl:3: ") == 2 and "the model knows 512 positions" in table
+
+
+@pytest.mark.usefixtures("config")
+def test_numbers_are_written_once(luthier: Command) -> None:
+    done(luthier("train", "c.yaml", "output.trackers=[jsonl]", "train.epochs=1e-7"))
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1], "the shortest run is one step"
+    assert lines[0]["tokens_per_second"] == pytest.approx(lines[0]["tokens"] / lines[0]["seconds"])
+
+
+def test_a_question_without_an_answer(luthier: Command, tiny: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Alone it is the user's mistake; in a conversation it is forgotten and the conversation goes on."""
+    import shutil
+
+    mute = tmp_path / "mute"
+    shutil.copytree(tiny, mute)
+    (mute / "chat_template.jinja").write_text("{% if messages[-1].content == 'no' %}{{ raise_exception('never') }}"
+                                              "{% endif %}{{ messages | length }}", encoding="utf-8")  # fmt: skip
+    alone = luthier("chat", mute, "--prompt", "no")
+    assert alone.status == 2 and "never" in alone.err and alone.out == ""
+    from luthier.inference.hf import HfEngine
+
+    heard: list[int] = []
+    answer = HfEngine.stream
+
+    def stream(self: HfEngine, prompt: Any, sampling: Any) -> Any:
+        heard.append(len(prompt.messages))
+        yield from answer(self, prompt, sampling)
+
+    typed = iter(["no", "yes"])
+    monkeypatch.setattr(HfEngine, "stream", stream)
+    monkeypatch.setattr("builtins.input", lambda prompt="": next(typed, "/exit"))
+    said = luthier("chat", mute, "--max-new-tokens", "2")
+    assert said.status == 0 and said.err.startswith("not answered: ") and heard == [1, 1]
+
+
+@pytest.mark.usefixtures("config")
 def test_looking_writes_nothing(luthier: Command, tiny: Path) -> None:
     before = sorted(Path().rglob("*"))
     dry = done(luthier("train", "c.yaml", "--dry-run", "train.epochs=1"))

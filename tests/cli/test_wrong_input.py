@@ -79,8 +79,9 @@ def test_a_wrong_config(
         ({"output": {"dir": "run", "trackers": ["tensorboar"]}}, ["unknown tracker 'tensorboar'", "'tensorboard'"]),
         ({"output": "rows.jsonl"}, ["rows.jsonl is a file"]),
         ({"output": "."}, ["is not empty and holds no run"]),
+        ({"output": "/proc/none/run"}, ["output.dir: /proc/none/run cannot be made"]),
     ],
-    ids=["ddp alone", "a tracker", "a file", "a foreign folder"],
+    ids=["ddp alone", "a tracker", "a file", "a foreign folder", "no folder can be made"],
 )
 def test_what_only_training_needs(
     luthier: Command, config: Callable[..., Path], change: dict[str, Any], words: list[str]

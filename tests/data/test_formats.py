@@ -112,7 +112,6 @@ def test_a_few_bad_rows_do_not_hide_the_layout() -> None:
         ([{"instruction": "u", "output": "a", "text": "u a"}], ["as alpaca: Conv", "as text: Text(text='u a')"]),
         ([{"prompt": "u", "completion": "a", "instruction": "x", "output": "y"}], ["as alpaca:", "as prompt-comp"]),
         ([{"conversations": [U | HUMAN, A | GPT]}], ["as messages: Conv", "as sharegpt: Conv"]),
-        ([{"messages": [U, A]}, {"conversations": [HUMAN, GPT]}], ["as messages: Conv", "as sharegpt: refused: "]),
         ([3, {"text": "u", "question": "u", "answer": "a"}], ["example rows.json:2", "as text:", "as prompt-comp"]),
     ],
 )
@@ -125,6 +124,14 @@ def test_two_layouts_are_refused_with_both_readings(values: list[Any], readings:
     source = yaml.safe_load(message.splitlines()[-1])["data"]["train"][0]  # the line can be copied into a config
     assert source["path"] == file
     assert f"as {source['format']}:" in message
+
+
+def test_rows_of_several_layouts_belong_in_several_files() -> None:
+    """No name in the config would read them all, so none is advised."""
+    values = [{"messages": [U, A]}, {"instruction": "u", "output": "a"}] * 3
+    with pytest.raises(DataError, match=r"several layouts \(line 1 is messages, line 2 is alpaca\); put") as caught:
+        recognise(rows(*values), "rows.json")
+    assert not isinstance(caught.value, AmbiguousFormat)
 
 
 @pytest.mark.parametrize(

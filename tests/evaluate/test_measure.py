@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,7 @@ TWO_TURNS = {
 }
 
 
-def test_losses_are_those_of_the_model(tiny: Path, write_rows: Write) -> None:
+def test_losses_are_those_of_the_model(tiny: Path, tmp_path: Path, write_rows: Write) -> None:
     """Row by row, whole, in the order of the file, plain texts beside conversations."""
     found = measured(tiny, write_rows(ROWS))
     model = ModelLoader().load(ModelConfig(path=str(tiny))).requires_grad_(False)
@@ -66,7 +67,10 @@ def test_losses_are_those_of_the_model(tiny: Path, write_rows: Write) -> None:
         assert (loss.total, loss.tokens) == (pytest.approx(-sum(picked), rel=1e-5), len(picked))
     assert [example.origin.line for example in found.examples] == list(range(1, 8))
     assert mean_loss(found.losses) == sum(row.total for row in found.losses) / sum(row.tokens for row in found.losses)
-    texts = measured(tiny, write_rows([{"text": "It rains. " * 600}, {"text": "Short."}]))
+    shutil.copytree(tiny, tmp_path / "wide")
+    config = tmp_path / "wide" / "config.json"
+    config.write_text(config.read_text().replace('"max_position_embeddings": 512', '"max_position_embeddings": 8192'))
+    texts = measured(tmp_path / "wide", write_rows([{"text": "It rains. " * 600}, {"text": "Short."}]))
     assert texts.losses[0].tokens > 1024, "nothing is cut off from what a model is judged by"
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,43 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from luthier.adapters.lora import Lora
 from luthier.config import ModelConfig
 from luthier.errors import ModelError
 from luthier.kernels.attention import NAME
 from luthier.models.load import ModelLoader, find, packs
 from tests.conftest import build_model
+from tests.models.conftest import load, rewrite
 
 IDS = torch.arange(3, 40)[None]
-
-
-def load(path: Path | str, **settings: Any) -> Any:
-    return ModelLoader().load(ModelConfig(path=str(path), **settings))
-
-
-@pytest.fixture
-def model(tiny: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model, to damage."""
-    return Path(shutil.copytree(tiny, tmp_path / "model"))
-
-
-@pytest.fixture
-def adapter(model: Path, tmp_path: Path) -> Path:
-    """A LoRA adapter that changes what the model says."""
-    tuned = Lora(rank=2).attach(load(model))
-    torch.manual_seed(0)
-    for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
-    folder = tmp_path / "adapter"
-    Lora(rank=2).save(tuned, folder)
-    return folder
-
-
-def rewrite(file: Path, **changes: Any) -> None:
-    """Change keys of a JSON file; None removes one."""
-    content = json.loads(file.read_text()) | changes
-    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
 def rename_weights(file: Path, rename: Callable[[str], str | None]) -> None:
@@ -309,8 +278,9 @@ def test_a_catalogue_model_that_was_not_fetched(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_folder_of_checkpoints(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint-3").mkdir()
-    with pytest.raises(ModelError, match=r"holds an unfinished run; what was saved of it is .*checkpoint-3"):
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    with pytest.raises(ModelError, match=r"holds an unfinished run; what was saved of it is .*checkpoint-10\)$"):
         find(str(tmp_path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -18,7 +19,26 @@ from luthier.system.hardware import (
     environment,
     micro_batch_tokens,
     peak_memory_bytes,
+    share_busy_cores,
 )
+
+
+@pytest.mark.parametrize(
+    ("others", "decided", "shares"),
+    [(90.0, None, True), (3.0, None, False), (90.0, "OMP_WAIT_POLICY", False), (90.0, "GOMP_SPINCOUNT", False)],
+)
+def test_busy_cores_are_shared(
+    monkeypatch: pytest.MonkeyPatch, others: float, decided: str | None, shares: bool
+) -> None:
+    import psutil
+
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    if decided:
+        monkeypatch.setenv(decided, "ACTIVE")
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: others)
+    assert share_busy_cores() is shares
+    assert (os.environ.get("OMP_WAIT_POLICY") == "PASSIVE") is shares
 
 
 @pytest.mark.parametrize(

@@ -55,14 +55,18 @@ def recognise(rows: Sequence[Row], file: str) -> str:
     A format is chosen when it reads most rows and no other reads a tenth: a few bad rows are the ledger's business.
 
     Raises:
-        AmbiguousFormat: two formats read the rows.
-        DataError: none does.
+        AmbiguousFormat: two formats read the same rows.
+        DataError: none does, or some rows have one layout and some another.
     """
     sample = [row.value for row in rows[:SAMPLE_ROWS]]
     shares = {name: sum(named(name).recognises(value) for value in sample) for name in plugins.names("format")}
     candidates = [name for name, count in shares.items() if count * 10 >= len(sample)]
     if len(candidates) == 1 and shares[candidates[0]] * 2 >= len(sample):
         return candidates[0]
+    if len(candidates) > 1 and not any(sum(named(n).recognises(value) for n in candidates) > 1 for value in sample):
+        firsts = (next(row for row in rows if named(name).recognises(row.value)) for name in candidates)
+        places = ", ".join(f"line {row.origin.line} is {name}" for name, row in zip(candidates, firsts, strict=True))
+        raise DataError(f"{file}: the rows have several layouts ({places}); put the rows of each in a file of its own")
     if len(candidates) > 1:
         raise AmbiguousFormat(_readings(candidates, rows[:SAMPLE_ROWS], file))
     layouts = "\n".join(f"  {name}: {named(name).evidence}" for name in plugins.names("format"))
