@@ -25,6 +25,16 @@ def rewrite(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
+def with_lora(path: Path) -> Any:
+    """A model with LoRA matrices that are not zero."""
+    tuned = Lora(rank=2).attach(load(path))
+    torch.manual_seed(0)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    return tuned
+
+
 @pytest.fixture
 def model(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model, to damage."""
@@ -34,11 +44,6 @@ def model(tiny: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def adapter(model: Path, tmp_path: Path) -> Path:
     """A LoRA adapter that changes what the model says."""
-    tuned = Lora(rank=2).attach(load(model))
-    torch.manual_seed(0)
-    for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
     folder = tmp_path / "adapter"
-    Lora(rank=2).save(tuned, folder)
+    Lora(rank=2).save(with_lora(model), folder)
     return folder

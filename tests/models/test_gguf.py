@@ -14,6 +14,7 @@ from luthier.adapters.lora import Lora
 from luthier.config import ModelConfig
 from luthier.models.load import ModelLoader, convert_gguf, find
 from tests.conftest import CHATML, build_model
+from tests.models.conftest import load, with_lora
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -85,10 +86,6 @@ def file(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, model: Any) -
     return path
 
 
-def load(path: Path) -> Any:
-    return ModelLoader().load(ModelConfig(path=str(path)))
-
-
 def test_the_weights_and_the_template(file: Path, model: Any) -> None:
     assert find(str(file)).kind == "gguf"
     torch.testing.assert_close(load(file)(IDS).logits, model(IDS).logits)
@@ -103,11 +100,7 @@ def test_converted(file: Path, model: Any, tmp_path: Path) -> None:
 
 
 def test_an_adapter_finds_its_file_again(file: Path, tmp_path: Path) -> None:
-    tuned = Lora(rank=2).attach(load(file))
-    torch.manual_seed(0)
-    for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
+    tuned = with_lora(file)
     Lora(rank=2).save(tuned, tmp_path)
     found = find(str(tmp_path))
     assert (found.kind, found.location, found.adapter) == ("gguf", str(file), tmp_path)
