@@ -35,7 +35,7 @@ def examples_in_order(steps: int) -> list[Any]:
     renderer = ModelLoader().renderer(config)
     source = SourceConfig(path=str(alpaca_rows()), limit=ROWS)
     data = DataConfig(train=[source], held_out=0.0, over_length="truncate", max_length=1024)
-    examples = DataProcessor().prepare(data, renderer, Sft().sequences).train
+    examples = DataProcessor().prepare(data, renderer, Sft()).train
     loader = Loader(examples, batch_size=BATCH, seed=0, layout=Layout(packing=True, tokens=512))
     return [example for _, step in zip(range(steps), loader.steps(), strict=False) for example in step.examples]
 

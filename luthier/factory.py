@@ -24,9 +24,10 @@ from luthier.distributed.strategy import Strategy, StrategySettings
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.models.output import Forward
+from luthier.models.reference import with_reference
 from luthier.objectives.base import Objective
 from luthier.system.files import refused_writes_of, write_text
-from luthier.system.hardware import choose_precision, environment, micro_batch_tokens, peak_memory_bytes
+from luthier.system.hardware import Precision, choose_precision, environment, micro_batch_tokens, peak_memory_bytes
 from luthier.tracking.base import Tracker, TrackerSettings
 from luthier.tracking.jsonl import Jsonl
 from luthier.tracking.plot import plot_loss
@@ -137,7 +138,7 @@ class Factory:
         """Tokenizer, data and the check of both; nothing is written."""
         renderer = self.models.renderer(config.model)
         objective = cast(Objective, config.objective)
-        data = self.data.prepare(config.data, renderer, objective.sequences)
+        data = self.data.prepare(config.data, renderer, objective)
         report = check_data(config, data, renderer, cast(Adapter, config.adapter))
         rows = config.train.micro_batch_size
         layout = Layout(
@@ -178,10 +179,12 @@ class Factory:
         dtype = "bfloat16" if precision == "bf16" and not adapter.trains_base else "float32"
         model = self.models.load(config.model, dtype=dtype)
         Report(check_model(model, ready.data, ready.layout), []).require_no_errors()
+        objective = cast(Objective, config.objective)
+        data = _referenced(model, ready, precision, strategy) if objective.reference else ready.data
         model = adapter.attach(model)
         if config.train.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        forward = Forward(model)
+        forward = Forward(model, precision)
         wrapped = strategy.prepare(model)
         parameters = trainable(model)
         optimizer = cast(OptimizerSettings, config.train.optimizer).build(
@@ -189,7 +192,7 @@ class Factory:
         )
         seed_everything(config.train.seed, rank=strategy.rank)
         loader = Loader(
-            ready.data.train,
+            data.train,
             batch_size=config.train.batch_size,
             seed=config.train.seed,
             layout=ready.layout,
@@ -201,16 +204,15 @@ class Factory:
             model=wrapped,
             trained=Trained(model, ready.renderer.tokenizer, adapter, optimizer, strategy),
             forward=forward,
-            objective=cast(Objective, config.objective),
+            objective=objective,
             loader=loader,
             settings=config.train,
             schedule=cast(Schedule, config.train.schedule),
-            precision=precision,
             state=State(),
             total_steps=min(epochs, config.train.max_steps or epochs),
             evaluate_every=_in_steps(config.train.evaluate_every, loader),
-            evaluate=(lambda: self.evaluator.loss(model, forward, ready.data.held_out, ready.layout))
-            if ready.data.held_out
+            evaluate=(lambda: self.evaluator.loss(model, forward, objective, data.held_out, ready.layout))
+            if data.held_out
             else None,
             observers=(),
         )
@@ -228,8 +230,8 @@ class Factory:
             final = best
         trained.model.eval()
         metrics: dict[str, float] = {"steps": state.step, "tokens": state.tokens, "final_step": final}
-        if ready.data.held_out:
-            metrics |= self.evaluator.loss(trained.model, job.forward, ready.data.held_out, ready.layout)
+        if job.evaluate is not None:
+            metrics |= job.evaluate()
         if config.evaluate.metrics:
             metrics |= self.evaluator.answers(trained.model, ready.renderer, ready.data.held_out, config.evaluate)
         metrics["peak_memory_bytes"] = peak_memory_bytes()
@@ -259,6 +261,16 @@ def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:
     state = checkpoints.restore(newest, job.trained)
     stages.stage(f"continuing from {newest} (step {state.step} of {job.total_steps})")
     return replace(job, state=state)
+
+
+def _referenced(model: PreTrainedModel, ready: Ready, precision: Precision, strategy: Strategy) -> Prepared:
+    """The rows with what the model says before it is trained."""
+    model.to(strategy.device)
+    forward = Forward(model, precision)
+    train, held_out = (
+        with_reference(model, forward, side, ready.layout, strategy) for side in (ready.data.train, ready.data.held_out)
+    )
+    return replace(ready.data, train=train, held_out=held_out)
 
 
 def _trackers(config: RunConfig) -> list[Tracker]:

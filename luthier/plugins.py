@@ -38,6 +38,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sharegpt": "luthier.data.formats.sharegpt:ShareGPT",
         "alpaca": "luthier.data.formats.alpaca:Alpaca",
         "prompt-completion": "luthier.data.formats.prompt_completion:PromptCompletion",
+        "preference": "luthier.data.formats.preference:PreferencePair",
+        "labelled": "luthier.data.formats.labelled:LabelledAnswer",
         "text": "luthier.data.formats.text:PlainText",
     },
     "adapter": {
@@ -47,6 +49,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "objective": {
         "sft": "luthier.objectives.sft:Sft",
         "pretrain": "luthier.objectives.pretrain:Pretrain",
+        "dpo": "luthier.objectives.dpo:Dpo",
     },
     "optimizer": {"adamw": "luthier.train.optim:AdamW"},
     "schedule": {

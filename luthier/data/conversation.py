@@ -1,4 +1,4 @@
-"""What a row means, whatever layout it came in: `Conversation` or `Text`, and where it came from.
+"""What a row means, whatever layout it came in: a `Conversation`, a `Text`, a `Preference` or a `Labelled` answer.
 
 The canonical form is the OpenAI `messages` layout. Nothing here knows a file layout or a tokenizer.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from luthier.data.strict import read_json
@@ -90,7 +90,43 @@ class Text:
         return _digest(self.text)
 
 
-Content = Conversation | Text
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to one prompt, of which one is better; `margin` says by how much, where the data does."""
+
+    chosen: Conversation
+    rejected: Conversation
+    margin: float | None = None
+
+    @property
+    def content_id(self) -> str:
+        """Sixteen hex digits of both answers and their prompt."""
+        return _digest([self.chosen.content_id, self.rejected.content_id])
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An answer that is wanted or not."""
+
+    answer: Conversation
+    wanted: bool
+
+    @property
+    def content_id(self) -> str:
+        """Sixteen hex digits of the answer, its prompt and its label."""
+        return _digest([self.answer.content_id, self.wanted])
+
+
+Content = Conversation | Text | Preference | Labelled
+
+
+def conversations(content: Content) -> tuple[Conversation, ...]:
+    """The conversations a row holds, in the order in which objectives render them."""
+    if isinstance(content, Preference):
+        return content.chosen, content.rejected
+    if isinstance(content, Labelled):
+        return (content.answer,)
+    return (content,) if isinstance(content, Conversation) else ()
 
 
 def _digest(value: Any) -> str:
@@ -129,6 +165,11 @@ def conversation(turns: Sequence[Message], origin: Origin, tools: Any = None) ->
         ):
             raise RowError(str(origin), "identical-pair", f"message {position} (assistant) repeats what it answers")
     return Conversation(tuple(turns), _tools(tools, origin))
+
+
+def unlearnt(turn: Message) -> Message:
+    """The same turn as context only."""
+    return replace(turn, weight=0.0) if turn.role == "assistant" else turn
 
 
 def message(value: Any, origin: Origin, position: int) -> Message:

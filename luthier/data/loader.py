@@ -65,5 +65,5 @@ class Loader:
 
     def micro_batches(self, examples: Sequence[Example]) -> tuple[Batch, ...]:
         """This rank's share of some rows."""
-        share = plan([example.tokens for example in examples], self.layout, ranks=self.ranks)[self.rank]
+        share = plan([self.layout.size(example) for example in examples], self.layout, ranks=self.ranks)[self.rank]
         return tuple(lay_out([examples[i] for i in group], self.layout) for group in share)

@@ -6,11 +6,12 @@ what is computed, only how fast. Knows no objective and no model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from luthier.data.conversation import Content, Origin
@@ -25,6 +26,8 @@ class Example:
     content_id: str
     sequences: tuple[Tokens, ...]
     content: Content
+    columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Further numbers for each supervised token `[N]`, such as a reference's log-probabilities."""
 
     @property
     def tokens(self) -> int:
@@ -67,7 +70,8 @@ class Targets:
 class Batch:
     """One forward pass: `ids` and `positions` `[B, T]`, the segments, and the targets.
 
-    `lengths` is the lengths of the segments where they are packed into one row (then `B` is 1), else None.
+    `lengths` is the lengths of the segments where they are packed into one row (then `B` is 1), else None. `columns`
+    are further numbers `[N]` in the order of the targets.
     """
 
     ids: Tensor
@@ -75,12 +79,22 @@ class Batch:
     segments: tuple[Segment, ...]
     targets: Targets
     lengths: tuple[int, ...] | None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def column(self, name: str) -> Tensor:
+        """A further number for each target `[N]`; empty where nothing is asked."""
+        return self.columns[name] if len(self.targets) else self.targets.weight
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         t = self.targets
-        moved = Targets(t.position.to(device), t.label.to(device), t.weight.to(device), t.segment.to(device))
-        return Batch(self.ids.to(device), self.positions.to(device), self.segments, moved, self.lengths)
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            targets=Targets(t.position.to(device), t.label.to(device), t.weight.to(device), t.segment.to(device)),
+            columns={name: column.to(device) for name, column in self.columns.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +105,10 @@ class Layout:
     tokens: int
     rows: int | None = None
     pad_id: int = 0
+
+    def size(self, example: Example) -> int:
+        """The tokens that an example takes: its sequences, all padded to its longest where rows are padded."""
+        return example.tokens if self.packing else len(example.sequences) * max(map(len, example.sequences))
 
 
 def plan(lengths: Sequence[int], layout: Layout, *, ranks: int) -> list[list[list[int]]]:
@@ -199,4 +217,8 @@ def lay_out(examples: Sequence[Example], layout: Layout) -> Batch:
             segment=torch.from_numpy(segment.astype(np.int64)),
         ),
         lengths=tuple(lengths) if layout.packing else None,
+        columns={
+            name: torch.from_numpy(np.concatenate([example.columns[name] for example in examples]))
+            for name in (examples[0].columns if examples else ())
+        },
     )

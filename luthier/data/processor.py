@@ -5,10 +5,10 @@ Replaceable: `Factory(data=...)` takes any `DataProcessorLike`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from luthier.config import DataConfig, SourceConfig
 from luthier.data.conversation import Content, Origin, Row
@@ -21,8 +21,15 @@ from luthier.data.split import sides
 from luthier.errors import DataError, RowError
 from luthier.plugins import UnknownPart, names
 
-Render = Callable[[Content, Renderer], list[Tokens]]
-"""How an objective turns a row into sequences; raises RowError."""
+
+class Renders(Protocol):
+    """What the data processor sees of an objective."""
+
+    joint: ClassVar[bool]
+    """Whether the sequences of a row belong together, so that none can be cut away."""
+
+    def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
+        """The sequences a row gives; raises RowError for a row that cannot be learnt from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +67,14 @@ class ReadRow:
 class DataProcessorLike(Protocol):
     """What `Factory(data=...)` takes."""
 
-    def prepare(self, config: DataConfig, renderer: Renderer, render: Render) -> Prepared:
-        """Rendered rows of both sides, every row accounted for; `render` is the objective's."""
+    def prepare(self, config: DataConfig, renderer: Renderer, objective: Renders) -> Prepared:
+        """Rendered rows of both sides, every row accounted for."""
 
 
 class DataProcessor:
     """The built-in data processor."""
 
-    def prepare(self, config: DataConfig, renderer: Renderer, render: Render) -> Prepared:
+    def prepare(self, config: DataConfig, renderer: Renderer, objective: Renders) -> Prepared:
         """Read, split and render.
 
         Raises:
@@ -83,7 +90,7 @@ class DataProcessor:
             placed = list(zip(rows, chosen, strict=True))
         parts: dict[str, list[Example]] = {"train": [], "held_out": []}
         for row, side in placed:
-            example = _render(row, "train" if side == "train" else "held_out", config, renderer, render, ledger)
+            example = _render(row, "train" if side == "train" else "held_out", config, renderer, objective, ledger)
             if example is not None:
                 parts[side].append(example)
         ledger.close()
@@ -131,12 +138,12 @@ def recognised(source: SourceConfig, rows: Sequence[Row]) -> str:
 
 
 def _render(
-    row: ReadRow, side: Side, config: DataConfig, renderer: Renderer, render: Render, ledger: Ledger
+    row: ReadRow, side: Side, config: DataConfig, renderer: Renderer, objective: Renders, ledger: Ledger
 ) -> Example | None:
     identity = row.content.content_id
     try:
-        rendered = render(row.content, renderer)
-        sequences, outcome = fit(rendered, config)
+        rendered = objective.sequences(row.content, renderer)
+        sequences, outcome = fit(rendered, config, joint=objective.joint)
     except RowError as error:
         ledger.drop(row.origin, error, side=side, content_id=identity)
         return None
@@ -166,7 +173,7 @@ def _lost(rendered: Sequence[Tokens], example: Example) -> str:
     )
 
 
-def fit(sequences: Sequence[Tokens], config: DataConfig) -> tuple[list[Tokens], Outcome]:
+def fit(sequences: Sequence[Tokens], config: DataConfig, *, joint: bool = False) -> tuple[list[Tokens], Outcome]:
     """Apply `over_length`. With `error`, long sequences pass, and the check before training refuses the run.
 
     Raises:
@@ -177,12 +184,15 @@ def fit(sequences: Sequence[Tokens], config: DataConfig) -> tuple[list[Tokens], 
     kept = list(sequences)
     if longest > limit and config.over_length == "drop":
         raise RowError("", "over-length", f"{longest} tokens, data.max_length is {limit}")
+    if longest > limit and config.over_length == "split" and joint:
+        raise RowError("", "over-length", f"{longest} tokens, and answers that are compared cannot be split")
     if longest > limit and config.over_length in ("truncate", "split"):
         outcome = "truncated" if config.over_length == "truncate" else "split"
         cuts = [_cut(sequence, limit) for sequence in sequences]
         kept = [piece for pieces in cuts for piece in (pieces[:1] if outcome == "truncated" else pieces)]
-    kept = [sequence for sequence in kept if sequence.supervised]
-    if not kept:
+    learnt = [sequence for sequence in kept if sequence.supervised]
+    kept, whole = learnt, len(learnt) == len(kept)
+    if not kept or (joint and not whole):
         after = f" in the first {limit} tokens (data.max_length)" if outcome != "kept" else ""
         raise RowError("", "no-supervised-token", f"no supervised token{after}")
     return kept, outcome

@@ -10,11 +10,12 @@ from luthier.config import EvaluateConfig
 from luthier.data.pack import Example, Layout
 from luthier.data.render import Renderer
 from luthier.evaluate.generate import Answered, answer_all, question
-from luthier.evaluate.loss import mean_loss, row_losses
+from luthier.evaluate.loss import objective_loss
 from luthier.evaluate.metrics import Metric
 from luthier.inference.engine import Sampling
 from luthier.inference.hf import HfEngine
 from luthier.models.output import Forward
+from luthier.objectives.base import Objective
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 class EvaluatorLike(Protocol):
     """What `Factory(evaluator=...)` takes."""
 
-    def loss(self, model: Any, forward: Forward, examples: Sequence[Example], layout: Layout) -> dict[str, float]:
+    def loss(
+        self, model: Any, forward: Forward, objective: Objective, examples: Sequence[Example], layout: Layout
+    ) -> dict[str, float]:
         """Measurements of held-out rows during and after training; `loss` among them chooses the best checkpoint."""
 
     def answers(
@@ -35,10 +38,12 @@ class EvaluatorLike(Protocol):
 class Evaluator:
     """The built-in evaluator."""
 
-    def loss(self, model: Any, forward: Forward, examples: Sequence[Example], layout: Layout) -> dict[str, float]:
-        """`loss` in nats per supervised token, and `perplexity`."""
-        mean = mean_loss(row_losses(model, forward, examples, layout))
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+    def loss(
+        self, model: Any, forward: Forward, objective: Objective, examples: Sequence[Example], layout: Layout
+    ) -> dict[str, float]:
+        """The objective's `loss` and metrics per unit; `perplexity` where its units are tokens."""
+        found = objective_loss(model, forward, objective, examples, layout)
+        return found if objective.joint else found | {"perplexity": math.exp(min(found["loss"], 700.0))}
 
     def answers(
         self, model: PreTrainedModel, renderer: Renderer, examples: Sequence[Example], config: EvaluateConfig

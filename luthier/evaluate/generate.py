@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from luthier.data.conversation import Content, Conversation
+from luthier.data.conversation import Content, Conversation, Text, conversations
 from luthier.evaluate.metrics import Metric
 from luthier.inference.engine import Engine, Sampling
 
@@ -28,9 +28,10 @@ class Answered:
 
 
 def question(content: Content) -> Question | None:
-    """The question a row asks; None for text and for rows that do not end with words of the assistant."""
-    if not isinstance(content, Conversation):
+    """The question a row asks, with the better of two answers; None for text and for rows that end otherwise."""
+    if isinstance(content, Text):
         return None
+    content = conversations(content)[0]
     last = max((i for i, m in enumerate(content.messages) if m.role == "assistant"), default=0)
     reference = content.messages[last].content if last else ""
     return Question(replace(content, messages=content.messages[:last]), reference) if reference.strip() else None

@@ -10,6 +10,7 @@ from torch import nn
 
 from luthier.data.pack import Example, Layout, lay_out, plan
 from luthier.models.output import Forward
+from luthier.objectives.base import Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def row_losses(
     losses = [RowLoss(0.0, 0)] * len(examples)
     device = next(model.parameters()).device
     model.eval()
-    for group in plan([example.tokens for example in examples], layout, ranks=1)[0]:
+    for group in plan([layout.size(example) for example in examples], layout, ranks=1)[0]:
         batch = lay_out([examples[i] for i in group], layout).to(device)
         with torch.no_grad():
             logprobs = forward(model, batch).logprobs(batch.targets).double().cpu()
@@ -42,6 +43,23 @@ def row_losses(
             losses[i] = RowLoss(-float(logprobs[mine].sum()), int(mine.sum()))
         on_rows(len(group))
     return losses
+
+
+def objective_loss(
+    model: nn.Module, forward: Forward, objective: Objective, examples: Sequence[Example], layout: Layout
+) -> dict[str, float]:
+    """`loss` and the objective's metrics, each per unit over all examples. The model is put into evaluation mode."""
+    sums: dict[str, float] = {}
+    units, device = 0, next(model.parameters()).device
+    model.eval()
+    for group in plan([layout.size(example) for example in examples], layout, ranks=1)[0]:
+        batch = lay_out([examples[i] for i in group], layout).to(device)
+        with torch.no_grad():
+            total, extra = objective.loss(forward(model, batch).logprobs(batch.targets), batch)
+        units += objective.units(batch)
+        for name, value in {"loss": total, **extra}.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return {name: value / max(units, 1) for name, value in sums.items()}
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:

@@ -6,13 +6,13 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from luthier.config import DataConfig, EvaluateConfig, ModelConfig, SourceConfig
-from luthier.data.conversation import Conversation
+from luthier.data.conversation import Content, Text, conversations
 from luthier.data.pack import Example, Layout
 from luthier.data.processor import DataProcessor
-from luthier.data.render import Renderer
+from luthier.data.render import Renderer, Tokens
 from luthier.evaluate.compare import Comparison, Scores, compare
 from luthier.evaluate.evaluator import Evaluator
 from luthier.evaluate.generate import Answered
@@ -83,7 +83,7 @@ def rows_of(file: str, renderer: Renderer) -> tuple[list[Example], list[str]]:
     data = DataProcessor().prepare(
         config,
         renderer,
-        lambda content, r: r.conversation(content) if isinstance(content, Conversation) else [r.whole(content)],
+        _Anything(),
     )
     dropped = [f"{e.file}:{e.line}: {e.detail}" for e in data.ledger.entries if e.outcome == "dropped"]
     return data.train, dropped
@@ -99,6 +99,18 @@ def _within(examples: Sequence[Example], config: Any) -> tuple[list[Example], li
         for example, length in zip(examples, longest, strict=True)
         if length > places
     ]
+
+
+class _Anything:
+    """Renders what a file holds: answers to questions, or whole texts; of two answers the better one."""
+
+    joint: ClassVar[bool] = False
+
+    def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
+        """The sequences to be measured."""
+        if isinstance(content, Text):
+            return [renderer.whole(content)]
+        return renderer.conversation(conversations(content)[0])
 
 
 def compare_measured(base: Measured, tuned: Measured) -> list[Comparison]:

@@ -7,6 +7,7 @@ positions; for a plain linear head the kernel takes it from there and the head i
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from luthier.data.pack import Batch, Targets
 from luthier.errors import ModelError
 from luthier.kernels.logprobs import label_logprobs, logits_to_logprobs
+from luthier.system.hardware import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +27,27 @@ class Output:
     hidden: Tensor | None
     head: nn.Linear | None
     logits: Tensor | None = field(default=None)
+    precision: Precision = "fp32"
 
     def logprobs(self, targets: Targets) -> Tensor:
         """log p(label) `[N]` in float32 (float64 for a float64 model), in the order of the targets."""
         if self.logits is not None:
             return logits_to_logprobs(self.logits, targets.label)
         assert self.hidden is not None and self.head is not None
-        return label_logprobs(self.hidden, self.head.weight, targets.label, self.head.bias)
+        with autocast(self.precision, self.hidden.device):
+            return label_logprobs(self.hidden, self.head.weight, targets.label, self.head.bias)
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """The arithmetic of forward passes."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 class Forward:
-    """Runs a model on batches. Made once per model; decides once which way its head goes."""
+    """Runs a model on batches in one precision. Made once per model; decides once which way its head goes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, precision: Precision = "fp32") -> None:
+        self.precision = precision
         self.head = output_head(model)
         self.plain_head = type(self.head) is nn.Linear and not head_is_bent(model)
 
@@ -54,11 +64,12 @@ class Forward:
         hook = self.head.register_forward_pre_hook(take)
         try:
             packed = {} if batch.lengths is None else {"segments": batch.lengths}
-            result = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, **packed)
+            with autocast(self.precision, batch.ids.device):
+                result = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, **packed)
         finally:
             hook.remove()
         if self.plain_head:
-            return Output(taken[0], self.head)
+            return Output(taken[0], self.head, precision=self.precision)
         return Output(None, None, result.logits)
 
 

@@ -10,9 +10,10 @@ How to add one: one file here with one class, one line in `plugins.BUILT_IN["obj
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from luthier.data.conversation import Content
+from luthier.data.conversation import Content, Conversation, Labelled, Preference
+from luthier.errors import RowError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,10 @@ class Objective(Protocol):
     """What every objective part offers."""
 
     type: str
+    joint: ClassVar[bool]
+    """Whether the sequences of a row belong together: none is cut away or learnt without the others."""
+    reference: ClassVar[bool]
+    """Whether batches hold the column `reference`: log-probabilities `[N]` of the model that training starts from."""
 
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The sequences a row gives. Raises RowError for a row this objective cannot learn from."""
@@ -35,3 +40,48 @@ class Objective(Protocol):
 
     def loss(self, logprobs: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss as a sum over units, and further sums to report per unit; `logprobs` `[N]` as the targets are."""
+
+
+def hint(content: Content) -> str:
+    """What to do with a row of another kind than an objective learns from."""
+    if isinstance(content, Preference):
+        return "this row holds two answers to compare: use objective: dpo, orpo, simpo, cpo or reward"
+    if isinstance(content, Labelled):
+        return "this row holds an answer with a label: use objective: kto"
+    if isinstance(content, Conversation):
+        return "this row is a conversation: use objective: sft"
+    return "this row is plain text: use objective: pretrain"
+
+
+def sole(conversation: Conversation, renderer: Renderer) -> Tokens:
+    """A conversation whose learnt turns share one sequence.
+
+    Raises:
+        RowError: the chat template rewrites earlier turns, so that its answers need several sequences.
+    """
+    found = renderer.conversation(conversation)
+    if len(found) > 1:
+        raise RowError(
+            "", "template", "the chat template rewrites earlier turns: learn one answer of this row at a time"
+        )
+    return found[0]
+
+
+def sequence_sums(values: Tensor, batch: Batch) -> Tensor:
+    """Weighted sums `[S]` over the targets of each segment of values `[N]`, in at least float64."""
+    sums = values.new_zeros(len(batch.segments)).double()
+    return sums.index_add(0, batch.targets.segment, values.double() * batch.targets.weight)
+
+
+def sequence_tokens(batch: Batch) -> Tensor:
+    """Supervised tokens `[S]` of each segment, at least 1, in float64."""
+    ones = batch.targets.weight.new_ones(len(batch.targets))
+    counts = ones.new_zeros(len(batch.segments)).index_add(0, batch.targets.segment, ones)
+    return counts.clamp(min=1).double()
+
+
+def pairs(sums: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The sums `[S]` of preferred and of other answers `[P]`: each example has one segment of both, in this order."""
+    if not len(batch.targets):
+        return sums[:0], sums[:0]
+    return sums[0::2], sums[1::2]

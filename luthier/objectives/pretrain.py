@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from luthier.data.conversation import Content
+from luthier.data.conversation import Content, Conversation, Text
+from luthier.errors import RowError
+from luthier.objectives.base import hint
 from luthier.objectives.sft import Sft
 
 if TYPE_CHECKING:
@@ -18,4 +20,6 @@ class Pretrain(Sft):
 
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The whole text, every token supervised."""
+        if not isinstance(content, Conversation | Text):
+            raise RowError("", "wrong-content", f"pretrain learns texts and conversations; {hint(content)}")
         return [renderer.whole(content)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.data.conversation import Content, Conversation
 from luthier.errors import RowError
+from luthier.objectives.base import hint
 from luthier.plugins import Part
 
 if TYPE_CHECKING:
@@ -20,10 +21,13 @@ class Sft(Part):
 
     type: Literal["sft", "pretrain"] = "sft"
 
+    joint: ClassVar[bool] = False
+    reference: ClassVar[bool] = False
+
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The conversation with its assistant turns supervised."""
         if not isinstance(content, Conversation):
-            raise RowError("", "no-assistant", "plain text has no assistant turn; use objective: pretrain")
+            raise RowError("", "wrong-content", f"sft learns conversations; {hint(content)}")
         return renderer.conversation(content)
 
     def units(self, batch: Batch) -> int:

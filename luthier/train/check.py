@@ -16,7 +16,7 @@ import torch
 
 from luthier.adapters.base import Adapter
 from luthier.config import RunConfig
-from luthier.data.conversation import ROLES, Conversation, Message
+from luthier.data.conversation import ROLES, Message, conversations
 from luthier.data.pack import Example, Layout, lay_out
 from luthier.data.processor import Prepared
 from luthier.data.render import Renderer, Tokens
@@ -201,10 +201,11 @@ def _mask(example: Example, renderer: Renderer, *, cut: bool) -> str | None:
     Each turn must be one span of its own, whole and with nothing else in it. Of a row that was cut, each span must be
     a part of what is said.
     """
-    if not isinstance(example.content, Conversation):
+    said_by_row = conversations(example.content)
+    if not said_by_row:
         return None
     spans = [_plain(_read(_answer(ids, renderer), renderer)) for t in example.sequences for ids, on in _spans(t) if on]
-    turns = [m for m in example.content.messages if m.role == "assistant" and m.weight > 0]
+    turns = [m for c in said_by_row for m in c.messages if m.role == "assistant" and m.weight > 0]
     said = "".join(_said(turn) for turn in turns)
     if cut:
         parts = [span.strip("\ufffd") for span in spans]  # half of a character
@@ -269,9 +270,10 @@ def _plain(text: str) -> str:
 
 def _end_of_turn(example: Example, renderer: Renderer, *, cut: bool) -> str | None:
     """Every supervised span ends with a control token, and none stands within it, unless the row was cut there."""
-    if not isinstance(example.content, Conversation):
+    said_by_row = conversations(example.content)
+    if not said_by_row:
         return None
-    structured = any(_structured(m) for m in example.content.messages if m.role == "assistant")
+    structured = any(_structured(m) for c in said_by_row for m in c.messages if m.role == "assistant")
     control = _control_ids(renderer)
     for tokens in example.sequences:
         end = 0
@@ -306,7 +308,7 @@ def _vocabulary(examples: Sequence[Example], renderer: Renderer) -> Iterable[Fin
     marked = [
         str(e.origin)
         for e in examples
-        if isinstance(e.content, Conversation) and any(_has_control(m, renderer) for m in e.content.messages)
+        if any(_has_control(m, renderer) for c in conversations(e.content) for m in c.messages)
     ]
     if marked:
         message = f"{len(marked)} rows hold the text of control tokens, which become real ones: {_named(marked)}"

@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from luthier.config import TrainConfig
@@ -22,7 +20,6 @@ from luthier.data.pack import Batch
 from luthier.errors import Interrupted, TrainingError
 from luthier.models.output import Forward
 from luthier.objectives.base import Objective
-from luthier.system.hardware import Precision
 from luthier.system.signals import StopRequest
 from luthier.train.checkpoint import Trained
 from luthier.train.observers.base import Observer, Progress
@@ -41,7 +38,6 @@ class Job:
     loader: Loader
     settings: TrainConfig
     schedule: Schedule
-    precision: Precision
     state: State
     total_steps: int
     evaluate_every: int | None
@@ -54,11 +50,6 @@ class TrainerLike(Protocol):
 
     def train(self, job: Job) -> State:
         """Train until the job's last step and return the final state."""
-
-
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """The arithmetic of forward passes."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 class Trainer:
@@ -140,9 +131,8 @@ def _loss_of(job: Job, units: float, sums: dict[str, float]) -> Callable[[nn.Mod
     """The share of one micro-batch in the loss of the step."""
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-        with autocast(job.precision, job.trained.strategy.device):
-            output = job.forward(model, batch)
-            total, extra = job.objective.loss(output.logprobs(batch.targets), batch)
+        output = job.forward(model, batch)
+        total, extra = job.objective.loss(output.logprobs(batch.targets), batch)
         for name, value in extra.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         return total / max(units, 1)

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.conversation import Content, Conversation, Message, Origin, Row, Text
-from luthier.data.formats.base import PREFERENCE_KEYS, named, recognise
+from luthier.data.conversation import Content, Conversation, Labelled, Message, Origin, Preference, Row, Text
+from luthier.data.formats.base import judged, named, recognise
 from luthier.errors import AmbiguousFormat, DataError, RowError
 from luthier.plugins import UnknownPart, names
 
@@ -41,7 +41,8 @@ def called(arguments: Any) -> dict[str, Any]:
 
 # ---- what is recognised, and what it says ------------------------------------------------------------------------
 
-TALK = Conversation((ASKED, SAID))
+TALK, ELSE = Conversation((ASKED, SAID)), Message(role="assistant", content="b")
+OTHER = Conversation((ASKED, ELSE))
 READ: list[tuple[str, Any, Content]] = [
     ("messages", {"messages": [U, A]}, TALK),
     ("messages", {"conversations": [U, A], "id": 5}, TALK),
@@ -79,6 +80,22 @@ READ: list[tuple[str, Any, Content]] = [
         Conversation((ASKED, replace(SAID, weight=0.0), ASKED, SAID))),
     ("prompt-completion", {"prompt": "u", "completion": "a", "system": "s", "history": [["u", "a"]]},
      Conversation((SYSTEM, ASKED, SAID, ASKED, SAID))),
+    *[("preference", value, Preference(TALK, OTHER)) for value in (
+        {"prompt": "u", "chosen": "a", "rejected": "b"},
+        {"prompt": [U], "chosen": [A], "rejected": [A | {"content": "b"}]},
+        {"chosen": [U, A], "rejected": [U, A | {"content": "b"}]},
+        {"messages": [U], "chosen": A, "rejected": A | {"content": "b"}},
+        {"conversations": [HUMAN], "chosen": GPT, "rejected": GPT | {"value": "b"}},
+        {"instruction": "u", "input": "", "chosen": "a", "rejected": "b"},
+        {"question": "u", "chosen": "a", "rejected": "b", "score": 3})],
+    ("preference", {"prompt": "u", "chosen": "a", "rejected": "b", "margin": 2}, Preference(TALK, OTHER, 2.0)),
+    ("preference", {"prompt": [U, A, U], "chosen": "a", "rejected": "b", "system": "s"},
+     Preference(*(Conversation((SYSTEM, ASKED, replace(SAID, weight=0.0), ASKED, m)) for m in (SAID, ELSE)))),
+    *[("labelled", value, Labelled(TALK, wanted=True)) for value in (
+        {"prompt": "u", "completion": "a", "label": True}, {"messages": [U, A], "label": True},
+        {"conversations": [HUMAN, GPT], "label": True}, {"instruction": "u", "output": "a", "label": True})],
+    ("labelled", {"messages": [U, A, U, A], "label": False},
+     Labelled(Conversation((ASKED, replace(SAID, weight=0.0), ASKED, SAID)), wanted=False)),
     ("text", {"text": " once\n"}, Text(" once\n")),
     ("text", {"text": "once", "id": 3}, Text("once")),
     ("text", "once", Text("once")),
@@ -145,8 +162,7 @@ def test_rows_of_several_layouts_belong_in_several_files() -> None:
         ([{}], "rows of type dict"),
         ([{"messages": []}], "rows with the keys messages"),
         ([{"text": None}], "rows with the keys text"),
-        ([{"prompt": "u", "chosen": "a", "rejected": "b"}], "rows with the keys chosen, prompt, rejected"),
-        ([{"messages": [U, A], "chosen": [A], "rejected": [A]}], "rows with the keys chosen, messages, rejected"),
+        ([{"prompt": "u", "chosen": 1, "rejected": "b"}], "rows with the keys chosen, prompt, rejected"),
         ([{"messages": [U, A]}, *[{"a": 1}] * 3], "rows with the keys a, messages"),
     ],
 )
@@ -159,16 +175,18 @@ def test_unknown_layouts_are_told_what_is_recognised(values: list[Any], what: st
         assert f"\n  {name}: {named(name).evidence}" in message
 
 
-@pytest.mark.parametrize(("name", "value", "content"), [one for one in READ if one[0] != "text"])
+@pytest.mark.parametrize(
+    ("name", "value", "content"), [one for one in READ if one[0] not in ("text", "preference", "labelled")]
+)
 def test_rows_with_preferences_are_read_only_where_the_format_is_named(name: str, value: Any, content: Content) -> None:
     value = value | {"chosen": "a", "rejected": "b"}
-    assert not any(named(one).recognises(value) for one in names("format"))
+    assert [one for one in names("format") if named(one).recognises(value)] == ["preference"]
     assert read(name, value) == content
 
 
 def test_no_such_format() -> None:
     with pytest.raises(
-        UnknownPart, match=r"unknown format 'alpacca'; did you mean 'alpaca'\? allowed: alpaca, messages"
+        UnknownPart, match=r"unknown format 'alpacca'; did you mean 'alpaca'\? allowed: alpaca, labelled, messages"
     ):
         named("alpacca")
 
@@ -238,6 +256,17 @@ BAD: list[tuple[str, str, Any]] = [
     *[("prompt-completion", "no-assistant", {"prompt": [U, A, U], "completion": none}) for none in ([], [U])],
     ("prompt-completion", "empty-answer", {"question": "u", "answer": ""}),
     ("prompt-completion", "identical-pair", {"query": "u", "response": "u"}),
+    *[("preference", "wrong-layout", {"prompt": "u", "chosen": bad, "rejected": "b"}) for bad in (None, 1, True)],
+    ("preference", "identical-pair", {"prompt": "u", "chosen": "a", "rejected": "a"}),
+    ("preference", "empty-question", {"chosen": "a", "rejected": "b"}),
+    ("preference", "empty-question", {"prompt": "", "chosen": [A], "rejected": [A | {"content": "b"}]}),
+    ("preference", "empty-answer", {"prompt": "u", "chosen": "a", "rejected": " "}),
+    ("preference", "no-assistant", {"prompt": "u", "chosen": [U], "rejected": [A]}),
+    *[("preference", "bad-message", {"prompt": "u", "chosen": "a", "rejected": "b", "margin": bad})
+      for bad in ("2", True, math.nan)],
+    ("labelled", "no-assistant", {"messages": [U], "label": True}),
+    ("labelled", "no-assistant", {"prompt": "u", "label": True}),
+    ("labelled", "wrong-layout", {"messages": [U, A], "label": 1}),
     *[("text", "wrong-layout", value) for value in (None, 5, ["u"], {"text": None}, {"text": ["u"]}, {"content": "u"})],
     ("text", "empty-text", {"text": " \n"}),
     ("text", "empty-text", ""),
@@ -291,7 +320,7 @@ def test_whatever_the_row_only_row_errors(value: Any) -> None:
             found[name] = read(name, value)
         except RowError as error:
             assert error.where == "rows.json:3" and error.reason and error.detail
-        assert recognised or name not in found or PREFERENCE_KEYS & set(value)
+        assert recognised or name not in found or (isinstance(value, dict) and judged(value))
     for content in found.values():
         if isinstance(content, Conversation):
             assert any(message.role == "assistant" for message in content.messages)

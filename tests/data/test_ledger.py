@@ -94,7 +94,7 @@ BAD = st.sampled_from(
 
 
 def prepared(path: Path, tokenizer: Any, **options: Any) -> Prepared:
-    return DataProcessor().prepare(DataConfig(train=[str(path)], **options), Renderer(tokenizer), Sft().sequences)
+    return DataProcessor().prepare(DataConfig(train=[str(path)], **options), Renderer(tokenizer), Sft())
 
 
 @settings(deadline=None, max_examples=60)

@@ -33,7 +33,7 @@ def prepare(tokenizer: Any) -> Callable[..., Prepared]:
     def run(*train: Any, objective: Sft | None = None, **options: Any) -> Prepared:
         sources = [str(one) if isinstance(one, Path) else one for one in train]
         config = DataConfig(train=sources, **({"held_out": 0.0} | options))
-        return DataProcessor().prepare(config, Renderer(tokenizer), (objective or Sft()).sequences)
+        return DataProcessor().prepare(config, Renderer(tokenizer), objective or Sft())
 
     return run
 
@@ -226,11 +226,11 @@ def test_a_row_that_goes_missing_is_told(write_rows: Write, tokenizer: Any) -> N
 
     config = DataConfig(train=[SourceConfig(path=str(write_rows(chat_rows(4))))], held_out=0.0)
     with pytest.raises(DataError, match="does not add up: 4 read, 3 accounted for"):
-        Forgetful().prepare(config, Renderer(tokenizer), Sft().sequences)
+        Forgetful().prepare(config, Renderer(tokenizer), Sft())
 
 
 def test_plain_text_needs_the_pretrain_objective(prepare: Any, write_rows: Write) -> None:
-    with pytest.raises(DataError, match=r"2 x no-assistant\); first: .*rows\.jsonl:1: .*use objective: pretrain"):
+    with pytest.raises(DataError, match=r"2 x wrong-content\); first: .*rows\.jsonl:1: .*use objective: pretrain"):
         prepare(write_rows(["Once upon a time.", "There was a model."]))
 
 
@@ -269,7 +269,14 @@ def test_the_weight_of_a_turn_reaches_its_tokens(prepare: Any, write_rows: Write
     assert tokenizer.decode(sequence.ids[sequence.weights == 1]) == "Four.<|im_end|>"
 
 
+class Nothing:
+    joint = False
+
+    def sequences(self, content: Any, renderer: Any) -> list[Tokens]:
+        return []
+
+
 def test_rows_from_an_objective_of_ones_own(write_rows: Write, tokenizer: Any) -> None:
     config = DataConfig(train=[SourceConfig(path=str(write_rows(chat_rows(3))))], held_out=0.0)
     with pytest.raises(DataError, match="3 x no-supervised-token"):
-        DataProcessor().prepare(config, Renderer(tokenizer), lambda content, renderer: [])
+        DataProcessor().prepare(config, Renderer(tokenizer), Nothing())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.conversation import Content, Message, Row, conversation, system_turns
-from luthier.data.formats.base import PREFERENCE_KEYS, wrong_layout
+from luthier.data.formats.base import judged, wrong_layout
 from luthier.errors import RowError
 
 
@@ -16,7 +16,7 @@ class Alpaca:
 
     def recognises(self, value: Any) -> bool:
         """Both keys are there."""
-        return _pair(value) and not PREFERENCE_KEYS & set(value)
+        return _pair(value) and not judged(value)
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""

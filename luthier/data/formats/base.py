@@ -9,7 +9,7 @@ How to add one: one file here with a class like the ones beside it, one line in 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from luthier import plugins
@@ -20,7 +20,7 @@ SAMPLE_ROWS = 200
 """Rows looked at to recognise a file."""
 
 PREFERENCE_KEYS = frozenset({"chosen", "rejected"})
-"""Keys of layouts that say which answer is better; such rows are read only where the config names a format."""
+"""Keys of layouts that say which answer is better."""
 
 SHOWN_KEYS = 20
 """Keys named in a message; a file of one object by ids would name thousands."""
@@ -73,6 +73,11 @@ def recognise(rows: Sequence[Row], file: str) -> str:
     raise DataError(
         f"{file}: no format reads these rows (rows {_kind(sample)}). Layouts that are recognised:\n{layouts}"
     )
+
+
+def judged(value: Mapping[str, Any]) -> bool:
+    """Whether a row says which answer is better, or whether its answer is wanted; then it is no plain conversation."""
+    return bool(PREFERENCE_KEYS & set(value)) or isinstance(value.get("label"), bool)
 
 
 def wrong_layout(row: Row, evidence: str) -> RowError:

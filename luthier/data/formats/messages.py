@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.conversation import Content, Row, conversation, message
-from luthier.data.formats.base import PREFERENCE_KEYS, wrong_layout
+from luthier.data.formats.base import judged, wrong_layout
 
 KEYS = ("messages", "conversations", "conversation")
 
@@ -17,7 +17,7 @@ class Messages:
 
     def recognises(self, value: Any) -> bool:
         """A list of mappings with a role, under one of the known keys."""
-        return isinstance(value, dict) and not PREFERENCE_KEYS & set(value) and _key(value) is not None
+        return isinstance(value, dict) and not judged(value) and _key(value) is not None
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""

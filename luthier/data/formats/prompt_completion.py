@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from luthier.data.conversation import Content, Message, Row, conversation, message, system_turns
+from luthier.data.conversation import Content, Message, Row, conversation, message, system_turns, unlearnt
 from luthier.data.formats.alpaca import history
-from luthier.data.formats.base import PREFERENCE_KEYS, wrong_layout
+from luthier.data.formats.base import judged, wrong_layout
 from luthier.errors import RowError
 
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("question", "answer"))
@@ -20,7 +19,7 @@ class PromptCompletion:
 
     def recognises(self, value: Any) -> bool:
         """One of the known pairs of keys is there."""
-        return isinstance(value, dict) and not PREFERENCE_KEYS & set(value) and _pair(value) is not None
+        return isinstance(value, dict) and not judged(value) and _pair(value) is not None
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
@@ -31,7 +30,7 @@ class PromptCompletion:
         asked, answered = _side(row, pair[0], "user"), _side(row, pair[1], "assistant")
         if not any(turn.role == "assistant" for turn in answered):  # an assistant in the prompt is not the answer
             raise RowError(str(row.origin), "no-assistant", f"{pair[1]} holds no assistant message")
-        context = [replace(t, weight=0.0) if t.role == "assistant" else t for t in asked]  # the completion is learnt
+        context = [unlearnt(turn) for turn in asked]  # only the completion is learnt
         return conversation([*turns, *context, *answered], row.origin, row.value.get("tools"))
 
 

@@ -15,7 +15,7 @@ from luthier.data.conversation import (
     weight,
     wrong_message,
 )
-from luthier.data.formats.base import PREFERENCE_KEYS, wrong_layout
+from luthier.data.formats.base import judged, wrong_layout
 from luthier.data.strict import read_json
 
 KEYS = ("conversations", "conversation")
@@ -40,14 +40,14 @@ class ShareGPT:
 
     def recognises(self, value: Any) -> bool:
         """A list of mappings with `from` and `value`."""
-        return isinstance(value, dict) and not PREFERENCE_KEYS & set(value) and _turns(value) is not None
+        return isinstance(value, dict) and not judged(value) and _turns(value) is not None
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
         turns = _turns(row.value) if isinstance(row.value, dict) else None
         if turns is None:
             raise wrong_layout(row, self.evidence)
-        messages = [_message(turn, row.origin, position) for position, turn in enumerate(turns)]
+        messages = [sharegpt_message(turn, row.origin, position) for position, turn in enumerate(turns)]
         return conversation(system_turns(row.value, row.origin) + messages, row.origin, row.value.get("tools"))
 
 
@@ -63,7 +63,8 @@ def _turns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     return None
 
 
-def _message(turn: dict[str, Any], origin: Origin, position: int) -> Message:
+def sharegpt_message(turn: dict[str, Any], origin: Origin, position: int) -> Message:
+    """One `{from, value}` turn as a message; raises RowError."""
     wrong = wrong_message(origin, position)
     speaker, text = turn["from"], turn["value"]
     if not isinstance(speaker, str) or speaker not in ROLE_OF:
