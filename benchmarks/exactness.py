@@ -60,7 +60,7 @@ def ours(model: Any, examples: list[Example]) -> tuple[float, Tensor]:
     micro = Loader(examples, batch_size=len(examples), seed=0, layout=layout).micro_batches(examples)
     units, total = sum(objective.units(batch) for batch in micro), 0.0
     for batch in micro:
-        loss = objective.loss(forward(model, batch).logprobs(batch.targets), batch)[0] / units
+        loss = objective.loss(forward(model, batch), batch)[0] / units
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total, gradient(model)

@@ -9,7 +9,7 @@ Each of the four parts can be replaced by any object with the same methods:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from luthier.adapters.base import Adapter, trainable
 from luthier.config import RunConfig
 from luthier.data.loader import Loader
-from luthier.data.pack import Layout
+from luthier.data.pack import Batch, Example, Layout
 from luthier.data.processor import DataProcessor, DataProcessorLike, Prepared
 from luthier.data.render import Renderer
 from luthier.distributed.strategy import Strategy, StrategySettings
+from luthier.errors import ModelError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
-from luthier.models.output import Forward
-from luthier.models.reference import with_reference
+from luthier.models.output import Forward, Output
+from luthier.models.reference import frozen, with_reference
 from luthier.objectives.base import Objective
 from luthier.system.files import refused_writes_of, write_text
 from luthier.system.hardware import Precision, choose_precision, environment, micro_batch_tokens, peak_memory_bytes
@@ -177,14 +178,21 @@ class Factory:
         precision = choose_precision(config.train.precision, strategy.device.type)
         adapter = cast(Adapter, config.adapter)
         dtype = "bfloat16" if precision == "bf16" and not adapter.trains_base else "float32"
-        model = self.models.load(config.model, dtype=dtype)
-        Report(check_model(model, ready.data, ready.layout), []).require_no_errors()
         objective = cast(Objective, config.objective)
-        data = _referenced(model, ready, precision, strategy) if objective.reference else ready.data
+        model = self.models.load(config.model, dtype=dtype, scores=objective.needs.scores)
+        Report(check_model(model, ready.data, ready.layout), []).require_no_errors()
+        data = _companioned(objective, ready.data)
+        if objective.needs.reference:
+            data = _referenced(model, data, ready.layout, precision, strategy)
         model = adapter.attach(model)
         if config.train.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        forward = Forward(model, precision)
+        forward = Forward(
+            model,
+            precision,
+            embedding_noise=objective.needs.embedding_noise,
+            teacher=self._teacher(objective, ready.renderer, dtype, precision, strategy),
+        )
         wrapped = strategy.prepare(model)
         parameters = trainable(model)
         optimizer = cast(OptimizerSettings, config.train.optimizer).build(
@@ -217,6 +225,24 @@ class Factory:
             observers=(),
         )
         return job, Checkpoints(Path(config.output.dir), keep=config.output.keep)
+
+    def _teacher(
+        self, objective: Objective, renderer: Renderer, dtype: str, precision: Precision, strategy: Strategy
+    ) -> Callable[[Batch], Output] | None:
+        """What answers each batch beside the model, where the objective asks for a teacher.
+
+        Raises:
+            ModelError: its tokenizer is another one, so its distributions are over other tokens.
+        """
+        config = objective.needs.teacher
+        if config is None:
+            return None
+        theirs = self.models.renderer(config).tokenizer
+        if theirs.get_vocab() != renderer.tokenizer.get_vocab():
+            raise ModelError(
+                f"objective.teacher: {config.path} has another vocabulary than the model; take one of its family"
+            )
+        return frozen(self.models.load(config, dtype=dtype).to(strategy.device), precision)
 
     def _finish(
         self, config: RunConfig, ready: Ready, job: Job, checkpoints: Checkpoints, state: State
@@ -263,14 +289,32 @@ def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:
     return replace(job, state=state)
 
 
-def _referenced(model: PreTrainedModel, ready: Ready, precision: Precision, strategy: Strategy) -> Prepared:
-    """The rows with what the model says before it is trained."""
+def _companioned(objective: Objective, data: Prepared) -> Prepared:
+    """The rows with their companions, where the objective takes statistics of any."""
+
+    def both(examples: list[Example]) -> list[Example]:
+        beside = objective.companions(examples)
+        return examples if beside is None else [replace(e, companion=b) for e, b in zip(examples, beside, strict=True)]
+
+    return replace(data, train=both(data.train), held_out=both(data.held_out))
+
+
+def _referenced(
+    model: PreTrainedModel, data: Prepared, layout: Layout, precision: Precision, strategy: Strategy
+) -> Prepared:
+    """The rows and their companions with what the model says before it is trained."""
     model.to(strategy.device)
     forward = Forward(model, precision)
-    train, held_out = (
-        with_reference(model, forward, side, ready.layout, strategy) for side in (ready.data.train, ready.data.held_out)
-    )
-    return replace(ready.data, train=train, held_out=held_out)
+
+    def asked(examples: list[Example]) -> list[Example]:
+        beside = [example.companion for example in examples if example.companion]
+        own = with_reference(model, forward, examples, layout, strategy)
+        if not beside:
+            return own
+        known = with_reference(model, forward, beside, layout, strategy)
+        return [replace(example, companion=companion) for example, companion in zip(own, known, strict=True)]
+
+    return replace(data, train=asked(data.train), held_out=asked(data.held_out))
 
 
 def _trackers(config: RunConfig) -> list[Tracker]:

@@ -50,6 +50,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sft": "luthier.objectives.sft:Sft",
         "pretrain": "luthier.objectives.pretrain:Pretrain",
         "dpo": "luthier.objectives.dpo:Dpo",
+        "kto": "luthier.objectives.kto:Kto",
+        "orpo": "luthier.objectives.orpo:Orpo",
+        "simpo": "luthier.objectives.simpo:Simpo",
+        "cpo": "luthier.objectives.cpo:Cpo",
+        "reward": "luthier.objectives.reward:Reward",
+        "distill": "luthier.objectives.distill:Distill",
     },
     "optimizer": {"adamw": "luthier.train.optim:AdamW"},
     "schedule": {

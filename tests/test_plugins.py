@@ -27,8 +27,8 @@ class Halved(Sft):
     factor: float = 0.5
     """What the loss is multiplied with."""
 
-    def loss(self, logprobs, batch):
-        total, extra = super().loss(logprobs, batch)
+    def loss(self, output, batch):
+        total, extra = super().loss(output, batch)
         return self.factor * total, extra
 '''
 

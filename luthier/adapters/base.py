@@ -41,6 +41,11 @@ class Adapter(Protocol):
         """Put saved weights back into an attached model."""
 
 
+def peft_task(model: nn.Module) -> str:
+    """What peft calls the kind of model; it keeps and saves the new head of one that scores."""
+    return "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
+
+
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are trained, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

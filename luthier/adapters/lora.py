@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.adapters.base import peft_task
 from luthier.errors import ModelError
 from luthier.plugins import Part
 
@@ -46,7 +47,7 @@ class Lora(Part):
             lora_alpha=self.scale,
             lora_dropout=self.dropout,
             target_modules=self.target_modules,
-            task_type="CAUSAL_LM",
+            task_type=peft_task(model),
             revision=getattr(model.config, "_commit_hash", None),  # of a hub model: the adapter finds this very base
         )
         try:

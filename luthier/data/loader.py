@@ -12,12 +12,16 @@ from luthier.data.pack import Batch, Example, Layout, lay_out, plan
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step: this rank's micro-batches, all its rows, and where the data stands afterwards."""
+    """One optimizer step: this rank's micro-batches, all its rows, and where the data stands afterwards.
+
+    `companions` are the micro-batches of the rows' companions, where an objective has them.
+    """
 
     micro_batches: tuple[Batch, ...]
     examples: tuple[Example, ...]
     epoch: int
     position: int
+    companions: tuple[Batch, ...] = ()
 
 
 class Loader:
@@ -60,7 +64,13 @@ class Loader:
                 position += len(chosen)
                 done = position >= len(order)
                 after = (epoch + 1, 0) if done else (epoch, position)
-                yield Step(self.micro_batches(chosen), tuple(chosen), *after)
+                beside = [example.companion for example in chosen if example.companion]
+                yield Step(
+                    self.micro_batches(chosen),
+                    tuple(chosen),
+                    *after,
+                    companions=self.micro_batches(beside) if beside else (),
+                )
             epoch, position = epoch + 1, 0
 
     def micro_batches(self, examples: Sequence[Example]) -> tuple[Batch, ...]:

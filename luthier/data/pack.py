@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from luthier.data.conversation import Content, Origin
 from luthier.data.render import Tokens
+
+SHARED_TOKENS = 8
+"""A prompt of fewer tokens is computed once for each answer: a piece of its own would cost more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Example:
     content: Content
     columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Further numbers for each supervised token `[N]`, such as a reference's log-probabilities."""
+    companion: Example | None = None
+    """Another example of which an objective takes statistics before a step."""
 
     @property
     def tokens(self) -> int:
@@ -39,14 +45,42 @@ class Example:
         """Supervised tokens of all sequences."""
         return sum(sequence.supervised for sequence in self.sequences)
 
+    @property
+    def shared(self) -> int:
+        """Tokens at the start of all its sequences that are equal and not supervised: one prompt, several answers.
+
+        0 where there is one sequence only, or where too few are shared to be worth a piece of their own.
+        """
+        if len(self.sequences) < 2:
+            return 0
+        first, *others = self.sequences
+        room = min(map(len, self.sequences)) - 1  # every answer keeps a token
+        differs = np.zeros(room, dtype=bool)
+        for other in others:
+            differs |= (first.ids[:room] != other.ids[:room]) | (other.weights[:room] > 0)
+        differs |= first.weights[:room] > 0
+        length = int(differs.argmax()) if differs.any() else room
+        return length if length >= SHARED_TOKENS else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One sequence in a batch: whose it is, and where it stands in the flattened batch."""
+    """One sequence in a batch: whose it is, where its last `own` tokens stand in the flattened batch, its length.
+
+    Tokens before those are in the piece that it shares with the other sequences of its example.
+    """
 
     example: int
     start: int
     length: int
+    own: int
+
+
+class Piece(NamedTuple):
+    """A run of tokens in a packed row. It sees itself, and the pieces from its parent upwards."""
+
+    length: int
+    parent: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +88,14 @@ class Targets:
     """What is to be predicted. A position may ask for several labels; positions without labels are never computed.
 
     `position` `[N]` indexes the flattened hidden states `[B*T]`, `label` `[N]` is the id to predict there, `weight`
-    `[N]` its weight in the loss, `segment` `[N]` the index of its segment.
+    `[N]` its weight in the loss, `segment` `[N]` the index of its segment, `place` `[N]` where the label itself stands.
     """
 
     position: Tensor
     label: Tensor
     weight: Tensor
     segment: Tensor
+    place: Tensor
 
     def __len__(self) -> int:
         return len(self.label)
@@ -70,16 +105,19 @@ class Targets:
 class Batch:
     """One forward pass: `ids` and `positions` `[B, T]`, the segments, and the targets.
 
-    `lengths` is the lengths of the segments where they are packed into one row (then `B` is 1), else None. `columns`
-    are further numbers `[N]` in the order of the targets.
+    `pieces` say who sees whom where everything is packed into one row (then `B` is 1), else None. `columns` are further
+    numbers `[N]` in the order of the targets, `contents` what each example says, `step` numbers that an objective took
+    from the whole step.
     """
 
     ids: Tensor
     positions: Tensor
     segments: tuple[Segment, ...]
     targets: Targets
-    lengths: tuple[int, ...] | None
+    pieces: tuple[Piece, ...] | None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    contents: tuple[Content, ...] = ()
+    step: Mapping[str, float] = field(default_factory=dict)
 
     def column(self, name: str) -> Tensor:
         """A further number for each target `[N]`; empty where nothing is asked."""
@@ -92,7 +130,9 @@ class Batch:
             self,
             ids=self.ids.to(device),
             positions=self.positions.to(device),
-            targets=Targets(t.position.to(device), t.label.to(device), t.weight.to(device), t.segment.to(device)),
+            targets=Targets(
+                t.position.to(device), t.label.to(device), t.weight.to(device), t.segment.to(device), t.place.to(device)
+            ),
             columns={name: column.to(device) for name, column in self.columns.items()},
         )
 
@@ -107,8 +147,10 @@ class Layout:
     pad_id: int = 0
 
     def size(self, example: Example) -> int:
-        """The tokens that an example takes: its sequences, all padded to its longest where rows are padded."""
-        return example.tokens if self.packing else len(example.sequences) * max(map(len, example.sequences))
+        """The tokens that an example takes: a shared prompt once, or its sequences padded to its longest."""
+        if self.packing:
+            return example.tokens - (len(example.sequences) - 1) * example.shared
+        return len(example.sequences) * max(map(len, example.sequences))
 
 
 def plan(lengths: Sequence[int], layout: Layout, *, ranks: int) -> list[list[list[int]]]:
@@ -188,37 +230,79 @@ class _Rooms:
 
 def lay_out(examples: Sequence[Example], layout: Layout) -> Batch:
     """One micro-batch. No examples give one padding token without targets, for a rank with nothing to do."""
-    sequences = [(index, sequence) for index, example in enumerate(examples) for sequence in example.sequences]
-    if not sequences:
-        blank = Tokens(np.full(1, layout.pad_id, dtype=np.int32), np.zeros(1, dtype=np.float32))
-        sequences = [(0, blank)]
-    lengths = [len(sequence) for _, sequence in sequences]
-    width = sum(lengths) if layout.packing else max(lengths)
-    rows = 1 if layout.packing else len(sequences)
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if layout.packing else np.arange(rows) * width
-    ids = np.full(rows * width, layout.pad_id, dtype=np.int64)
-    positions = np.zeros(rows * width, dtype=np.int64)
-    targets: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-    for number, ((_, sequence), start) in enumerate(zip(sequences, starts, strict=True)):
-        place = slice(int(start), int(start) + len(sequence))
-        ids[place] = sequence.ids
-        positions[place] = np.arange(len(sequence))
-        asked = np.flatnonzero(sequence.weights[1:]) + 1  # token t is predicted at position t - 1
-        targets.append((start + asked - 1, sequence.ids[asked], sequence.weights[asked], np.full(len(asked), number)))
-    position, label, weight, segment = (np.concatenate(column) for column in zip(*targets, strict=True))
-    return Batch(
-        ids=torch.from_numpy(ids).view(rows, width),
-        positions=torch.from_numpy(positions).view(rows, width),
-        segments=tuple(Segment(i, int(s), n) for (i, _), s, n in zip(sequences, starts, lengths, strict=True)),
-        targets=Targets(
-            position=torch.from_numpy(position.astype(np.int64)),
-            label=torch.from_numpy(label.astype(np.int64)),
-            weight=torch.from_numpy(weight.astype(np.float32)),
-            segment=torch.from_numpy(segment.astype(np.int64)),
-        ),
-        lengths=tuple(lengths) if layout.packing else None,
-        columns={
-            name: torch.from_numpy(np.concatenate([example.columns[name] for example in examples]))
-            for name in (examples[0].columns if examples else ())
-        },
-    )
+    rows = _Rows(layout.pad_id)
+    for index, example in enumerate(examples):
+        shared = example.shared if layout.packing else 0
+        parent = rows.add(example.sequences[0], 0, shared) if shared else None
+        for sequence in example.sequences:
+            rows.sequence(index, sequence, shared, parent)
+    if not examples:
+        rows.sequence(0, Tokens(np.full(1, layout.pad_id, dtype=np.int32), np.zeros(1, dtype=np.float32)), 0, None)
+    return rows.batch(examples, packing=layout.packing)
+
+
+class _Rows:
+    """Pieces of sequences, put one behind the other (or each in a row of its own) into tensors."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+        self.pieces: list[Piece] = []
+        self.ids: list[NDArray[np.int32]] = []
+        self.first: list[int] = []
+        """The position of a piece's first token in its sequence."""
+        self.owners: list[tuple[int, int, int]] = []
+        """Of each segment: its example, the piece it ends with, its length."""
+        self.asked: list[tuple[int, NDArray[np.int64], Tokens]] = []
+        """Of each segment: its last piece, the supervised places in the sequence, the sequence."""
+
+    def add(self, sequence: Tokens, start: int, end: int, parent: int | None = None) -> int:
+        """A piece of a sequence; returns its number."""
+        self.pieces.append(Piece(end - start, parent))
+        self.ids.append(sequence.ids[start:end])
+        self.first.append(start)
+        return len(self.pieces) - 1
+
+    def sequence(self, example: int, sequence: Tokens, shared: int, parent: int | None) -> None:
+        """What a sequence has of its own, behind the piece it shares."""
+        piece = self.add(sequence, shared, len(sequence), parent)
+        self.owners.append((example, piece, len(sequence)))
+        self.asked.append((piece, np.flatnonzero(sequence.weights[1:]).astype(np.int64) + 1, sequence))
+
+    def batch(self, examples: Sequence[Example], *, packing: bool) -> Batch:
+        """Everything as tensors."""
+        lengths = [piece.length for piece in self.pieces]
+        width = sum(lengths) if packing else max(lengths)
+        count = 1 if packing else len(lengths)
+        starts = [int(s) for s in (np.cumsum([0, *lengths[:-1]]) if packing else np.arange(count) * width)]
+        ids = np.full(count * width, self.pad_id, dtype=np.int64)
+        positions = np.zeros(count * width, dtype=np.int64)
+        for start, own, first in zip(starts, self.ids, self.first, strict=True):
+            ids[start : start + len(own)] = own
+            positions[start : start + len(own)] = first + np.arange(len(own))
+        return Batch(
+            ids=torch.from_numpy(ids).view(count, width),
+            positions=torch.from_numpy(positions).view(count, width),
+            segments=tuple(Segment(e, starts[p], n, self.pieces[p].length) for e, p, n in self.owners),
+            targets=self._targets(starts),
+            pieces=tuple(self.pieces) if packing else None,
+            columns={
+                name: torch.from_numpy(np.concatenate([example.columns[name] for example in examples]))
+                for name in (examples[0].columns if examples else ())
+            },
+            contents=tuple(example.content for example in examples),
+        )
+
+    def _targets(self, starts: Sequence[int]) -> Targets:
+        """Token t of a sequence is predicted at position t - 1, which for the first of its own is the parent's last."""
+        found: list[tuple[NDArray[np.int64], ...]] = []
+        weights = []
+        for number, (piece, asked, sequence) in enumerate(self.asked):
+            place = asked - self.first[piece] + starts[piece]
+            parent = self.pieces[piece].parent
+            before = place - 1
+            if parent is not None:
+                before[asked == self.first[piece]] = starts[parent] + self.pieces[parent].length - 1
+            found.append((before, sequence.ids[asked].astype(np.int64), np.full(len(asked), number), place))
+            weights.append(sequence.weights[asked])
+        positions, labels, segments, places = (torch.from_numpy(np.concatenate(c)) for c in zip(*found, strict=True))
+        return Targets(positions, labels, torch.from_numpy(np.concatenate(weights)), segments, places)

@@ -138,6 +138,19 @@ class Renderer:
         weights[:1] = 0
         return Tokens(np.asarray(ids, dtype=np.int32), weights)
 
+    def scored(self, conversation: Conversation) -> Tokens:
+        """A conversation as its template writes it; supervised is the token at which a scoring model is read.
+
+        That is the last one that is not the padding token: transformers reads its sequence classifiers there.
+        """
+        ids = np.asarray(
+            self.encode(self._template(conversation.messages, conversation.tools, answer_next=False)), dtype=np.int32
+        )
+        weights = np.zeros(len(ids), dtype=np.float32)
+        padding = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        weights[np.flatnonzero(ids != padding)[-1]] = 1
+        return Tokens(ids, weights)
+
     # ---- one turn ----------------------------------------------------------------------------------------------
 
     def _turn(self, conversation: Conversation, index: int) -> _Turn:

@@ -43,7 +43,7 @@ class Evaluator:
     ) -> dict[str, float]:
         """The objective's `loss` and metrics per unit; `perplexity` where its units are tokens."""
         found = objective_loss(model, forward, objective, examples, layout)
-        return found if objective.joint else found | {"perplexity": math.exp(min(found["loss"], 700.0))}
+        return found | {"perplexity": math.exp(min(found["loss"], 700.0))} if objective.counts_tokens else found
 
     def answers(
         self, model: PreTrainedModel, renderer: Renderer, examples: Sequence[Example], config: EvaluateConfig

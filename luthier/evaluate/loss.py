@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from luthier.data.pack import Example, Layout, lay_out, plan
+from luthier.data.pack import Batch, Example, Layout, lay_out, plan
 from luthier.models.output import Forward
 from luthier.objectives.base import Objective
 
@@ -49,17 +49,34 @@ def objective_loss(
     model: nn.Module, forward: Forward, objective: Objective, examples: Sequence[Example], layout: Layout
 ) -> dict[str, float]:
     """`loss` and the objective's metrics, each per unit over all examples. The model is put into evaluation mode."""
+    units = 0
+
+    def measured(batch: Batch) -> dict[str, Tensor]:
+        nonlocal units
+        units += objective.units(batch)
+        batch = replace(batch, step=noted)
+        total, extra = objective.loss(forward(model, batch), batch)
+        return {"loss": total, **extra}
+
+    beside = [example.companion for example in examples if example.companion]
+    noted = _sums(model, beside, layout, lambda batch: objective.statistics(forward(model, batch), batch))
+    sums = _sums(model, examples, layout, measured)
+    return {name: value / max(units, 1) for name, value in sums.items()}
+
+
+def _sums(
+    model: nn.Module, examples: Sequence[Example], layout: Layout, of: Callable[[Batch], Mapping[str, Tensor]]
+) -> dict[str, float]:
+    """Numbers of batches, summed over all examples."""
     sums: dict[str, float] = {}
-    units, device = 0, next(model.parameters()).device
+    device = next(model.parameters()).device
     model.eval()
     for group in plan([layout.size(example) for example in examples], layout, ranks=1)[0]:
-        batch = lay_out([examples[i] for i in group], layout).to(device)
         with torch.no_grad():
-            total, extra = objective.loss(forward(model, batch).logprobs(batch.targets), batch)
-        units += objective.units(batch)
-        for name, value in {"loss": total, **extra}.items():
+            found = of(lay_out([examples[i] for i in group], layout).to(device))
+        for name, value in found.items():
             sums[name] = sums.get(name, 0.0) + float(value)
-    return {name: value / max(units, 1) for name, value in sums.items()}
+    return sums
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:

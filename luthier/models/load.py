@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -140,8 +141,11 @@ class ModelLoaderLike(Protocol):
     def renderer(self, config: ModelConfig) -> Renderer:
         """What turns conversations into ids as this model is served."""
 
-    def load(self, config: ModelConfig, *, dtype: str = "float32") -> PreTrainedModel:
-        """The model in evaluation mode, its weights in `dtype` unless the config says otherwise."""
+    def load(self, config: ModelConfig, *, dtype: str = "float32", scores: bool = False) -> PreTrainedModel:
+        """The model in evaluation mode, its weights in `dtype` unless the config says otherwise.
+
+        With `scores`, it has a head of one number instead of its language head.
+        """
 
 
 class ModelLoader:
@@ -188,38 +192,54 @@ class ModelLoader:
             return []
         return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
+    def _padding(self, config: ModelConfig) -> int:
+        """The padding token: a scoring model is read at the last token that is another one."""
+        tokenizer = self.tokenizer(config)
+        found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        return int(found)
+
     def load_for_use(self, config: ModelConfig) -> PreTrainedModel:
         """The model on this machine's device, in the precision that training chooses there; raises as `load`."""
         device = pick_device(0)
         dtype = "bfloat16" if choose_precision("auto", device.type) == "bf16" else "float32"
         return self.load(config, dtype=dtype).to(device)
 
-    def load(self, config: ModelConfig, *, dtype: str = "float32") -> PreTrainedModel:
+    def load(self, config: ModelConfig, *, dtype: str = "float32", scores: bool = False) -> PreTrainedModel:
         """The model in evaluation mode, an adapter of a previous run on it; `dtype` fills in for `auto`.
 
+        With `scores`, a language model gets a new head of one number, drawn from torch's generator.
+
         Raises:
-            ModelError: it cannot be found or loaded, or it is not a causal language model.
+            ModelError: it cannot be found or loaded, or it is of another kind.
         """
         import torch
-        from transformers import AutoModelForCausalLM, GgufConfig
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GgufConfig
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         found = find(config.path)
         wanted = getattr(torch, dtype if config.dtype == "auto" else config.dtype)
         gguf = {"quantization_config": GgufConfig(dequantize=True)} if found.kind == "gguf" else {}
+        if not scores:
+            _require_language(config.path, found)
+        family = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+        one = {"num_labels": 1} if scores else {}
         with _Readable(config.path):
             model: Any
-            model, outcome = AutoModelForCausalLM.from_pretrained(
+            model, outcome = family.from_pretrained(
                 **_source(found, config),
                 **gguf,
+                **one,
                 dtype=wanted,
                 use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # so that they are named below
                 output_loading_info=True,
             )
-            _require_every_weight(config.path, outcome)
+            new = {name for name in outcome["missing_keys"] if scores and name.startswith(("score.", "classifier."))}
+            _require_every_weight(config.path, outcome, but=new)
+            if scores:
+                model.config.pad_token_id = self._padding(config)
             # what an adapter will name as its base, from whatever folder it is loaded
             model.name_or_path = found.location if found.kind == "hub" else str(Path(found.location).resolve())
             model.config._commit_hash = _commit(found, config)  # which the adapters write down
@@ -228,6 +248,19 @@ class ModelLoader:
                 model = _with_adapter(model, found.adapter)
         model.eval()
         return model
+
+
+def _require_language(path: str, found: Found) -> None:
+    """Refuse a reward model where texts are to be written."""
+    place = Path(found.location if found.adapter is None else found.adapter)
+    try:
+        name = "config.json" if found.adapter is None else "adapter_config.json"
+        settings = json.loads((place / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    kinds = [*(settings.get("architectures") or ()), settings.get("task_type") or ""]
+    if any(kind.endswith(("ForSequenceClassification", "SEQ_CLS")) for kind in kinds):
+        raise ModelError(f"{path}: a reward model, which scores answers and cannot write any")
 
 
 def _record_of(folder: Path) -> dict[str, Any]:
@@ -259,9 +292,9 @@ def _commit(found: Found, config: ModelConfig) -> str | None:
     return Path(file).parent.name if isinstance(file, str) else None
 
 
-def _require_every_weight(path: str, outcome: Any) -> None:
+def _require_every_weight(path: str, outcome: Any, *, but: Collection[str] = ()) -> None:
     """The library fills weights that a checkpoint lacks with random numbers; such a model must not be used."""
-    lacking = sorted(outcome["missing_keys"])
+    lacking = sorted(set(outcome["missing_keys"]) - set(but))
     unfit = sorted(f"{name} {list(there)}, not {list(here)}" for name, there, here in outcome["mismatched_keys"])
     for names, fault in ((lacking, "are missing"), (unfit, "have another shape than config.json says")):
         if names:

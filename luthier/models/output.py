@@ -7,8 +7,9 @@ positions; for a plain linear head the kernel takes it from there and the head i
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,26 +17,72 @@ from torch import Tensor, nn
 
 from luthier.data.pack import Batch, Targets
 from luthier.errors import ModelError
+from luthier.kernels.divergence import Direction, divergence, divergence_plain
 from luthier.kernels.logprobs import label_logprobs, logits_to_logprobs
 from luthier.system.hardware import Precision
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The answer to one batch."""
+    """The answer to one batch. `hidden` `[N, D]` and `head`, or `logits` `[N, V]`, stand at the target positions.
 
-    hidden: Tensor | None
-    head: nn.Linear | None
-    logits: Tensor | None = field(default=None)
+    `scores` `[B*T]` is what a model with a head of one number says everywhere; `teacher` the answer of another model.
+    """
+
+    hidden: Tensor | None = None
+    head: nn.Linear | None = None
+    logits: Tensor | None = None
     precision: Precision = "fp32"
+    training: bool = False
+    scores: Tensor | None = None
+    teacher: Output | None = None
 
-    def logprobs(self, targets: Targets) -> Tensor:
-        """log p(label) `[N]` in float32 (float64 for a float64 model), in the order of the targets."""
+    def logprobs(self, targets: Targets, *, smoothing: float = 0.0) -> Tensor:
+        """log p(label) `[N]` in float32 (float64 for a float64 model), in the order of the targets.
+
+        With `smoothing`, the labels are that share of all tokens alike.
+        """
         if self.logits is not None:
-            return logits_to_logprobs(self.logits, targets.label)
+            return logits_to_logprobs(self.logits, targets.label, smoothing=smoothing)
         assert self.hidden is not None and self.head is not None
         with autocast(self.precision, self.hidden.device):
-            return label_logprobs(self.hidden, self.head.weight, targets.label, self.head.bias)
+            return label_logprobs(self.hidden, self.head.weight, targets.label, self.head.bias, smoothing=smoothing)
+
+    def values(self, targets: Targets) -> Tensor:
+        """The number `[N]` that a scoring model gives to each label where it stands, in at least float32."""
+        assert self.scores is not None, "the model was loaded with a language head"
+        return self.scores[targets.place].to(torch.promote_types(self.scores.dtype, torch.float32))
+
+    def divergence(self, *, direction: Direction, temperature: float) -> Tensor:
+        """How far the next-token distributions at the targets are from the teacher's, `[N]` in nats."""
+        assert self.teacher is not None, "no teacher was asked"
+        if self._linear and self.teacher._linear and not (self.head and self.head.weight.requires_grad):
+            assert self.hidden is not None and self.head is not None
+            assert self.teacher.hidden is not None and self.teacher.head is not None
+            with autocast(self.precision, self.hidden.device):
+                known = min(len(self.head.weight), len(self.teacher.head.weight))  # heads are padded, to unequal sizes
+                return divergence(
+                    self.hidden,
+                    self.head.weight[:known],
+                    self.teacher.hidden,
+                    self.teacher.head.weight[:known],
+                    direction=direction,
+                    temperature=temperature,
+                )
+        own, told = self._all_logits(), self.teacher._all_logits()
+        known = min(own.shape[-1], told.shape[-1])
+        return divergence_plain(own[:, :known], told[:, :known], direction=direction, temperature=temperature)
+
+    @property
+    def _linear(self) -> bool:
+        return self.logits is None and self.head is not None and self.head.bias is None
+
+    def _all_logits(self) -> Tensor:
+        if self.logits is not None:
+            return self.logits
+        assert self.hidden is not None and self.head is not None
+        with autocast(self.precision, self.hidden.device):
+            return nn.functional.linear(self.hidden, self.head.weight, self.head.bias)
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
@@ -44,12 +91,26 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 class Forward:
-    """Runs a model on batches in one precision. Made once per model; decides once which way its head goes."""
+    """Runs a model on batches in one precision. Made once per model; decides once which way its head goes.
 
-    def __init__(self, model: nn.Module, precision: Precision = "fp32") -> None:
-        self.precision = precision
-        self.head = output_head(model)
-        self.plain_head = type(self.head) is nn.Linear and not head_is_bent(model)
+    `embedding_noise` is the a of NEFTune (Jain et al. 2023, arXiv:2310.05914): while training, each number of an input
+    embedding gets uniform noise of at most a / sqrt(L D), L the length of its sequence, D the width.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: Precision = "fp32",
+        *,
+        embedding_noise: float = 0.0,
+        teacher: Callable[[Batch], Output] | None = None,
+    ) -> None:
+        self.precision, self.embedding_noise, self.teacher = precision, embedding_noise, teacher
+        self.embeddings: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+        scoring = score_head(model)
+        self.head = output_head(model) if scoring is None else scoring
+        self.scoring = scoring is not None
+        self.plain_head = not self.scoring and type(self.head) is nn.Linear and not head_is_bent(model)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Output:
         """One forward pass; `model` is the model given before, or that model wrapped by a strategy."""
@@ -61,16 +122,47 @@ class Forward:
             taken.append(picked)
             return (picked[:0] if self.plain_head else picked,)
 
-        hook = self.head.register_forward_pre_hook(take)
+        def listen(_: nn.Module, __: tuple[Any, ...], scores: Tensor) -> None:
+            taken.append(scores.reshape(-1))
+
+        hook = self.head.register_forward_hook(listen) if self.scoring else self.head.register_forward_pre_hook(take)
         try:
-            packed = {} if batch.lengths is None else {"segments": batch.lengths}
-            with autocast(self.precision, batch.ids.device):
+            packed = {} if batch.pieces is None else {"pieces": batch.pieces}
+            with autocast(self.precision, batch.ids.device), self._noise(model, batch):
                 result = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, **packed)
         finally:
             hook.remove()
+        output = Output(
+            precision=self.precision,
+            training=model.training,
+            teacher=None if self.teacher is None else self.teacher(batch),
+        )
+        if self.scoring:
+            return replace(output, scores=taken[0])
         if self.plain_head:
-            return Output(taken[0], self.head, precision=self.precision)
-        return Output(None, None, result.logits)
+            return replace(output, hidden=taken[0], head=self.head)
+        return replace(output, logits=result.logits)
+
+    @contextmanager
+    def _noise(self, model: nn.Module, batch: Batch) -> Iterator[None]:
+        """Noise on the embeddings of one training pass."""
+        if not (self.embedding_noise and model.training):
+            yield
+            return
+
+        def add(_: nn.Module, __: tuple[Any, ...], embedded: Tensor) -> Tensor:
+            lengths = torch.ones(batch.ids.numel(), device=embedded.device)
+            for segment in reversed(batch.segments):  # what several share stands before the first of them
+                shared = segment.length - segment.own
+                lengths[segment.start - shared : segment.start + segment.own] = segment.length
+            most = self.embedding_noise / (lengths.view(*batch.ids.shape, 1) * embedded.shape[-1]).sqrt()
+            return embedded + torch.empty_like(embedded).uniform_(-1, 1) * most
+
+        hook = self.embeddings.register_forward_hook(add)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def output_head(model: nn.Module) -> nn.Linear:
@@ -83,6 +175,17 @@ def output_head(model: nn.Module) -> nn.Linear:
     if head is None:
         raise ModelError(f"{type(model).__name__} has no output head; Luthier tunes causal language models")
     return head  # type: ignore[no-any-return]
+
+
+def score_head(model: nn.Module) -> nn.Linear | None:
+    """The module that turns hidden states into one number, or None for a language model."""
+    from peft import PeftModel
+
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not type(inner).__name__.endswith("ForSequenceClassification"):
+        return None
+    heads = [child for name, child in inner.named_children() if name != inner.base_model_prefix]
+    return heads[-1]  # type: ignore[no-any-return]
 
 
 def head_is_bent(model: nn.Module) -> bool:

@@ -1,17 +1,18 @@
-"""What the model says before it is trained, as a column of the rows: a reference without a second model in memory."""
+"""Models that are not trained: a reference as a column of the rows, so that it needs no memory; and a teacher."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from luthier.data.pack import Example, Layout, lay_out, plan
+from luthier.data.pack import Batch, Example, Layout, lay_out, plan
 from luthier.distributed.strategy import Strategy
-from luthier.models.output import Forward
+from luthier.models.output import Forward, Output
+from luthier.system.hardware import Precision
 
 COLUMN = "reference"
 
@@ -35,3 +36,17 @@ def with_reference(
     column = np.asarray(strategy.sum(found.tolist()), dtype=np.float32)
     rows = zip(examples, np.split(column, ends[:-1]), strict=True)
     return [replace(example, columns={**example.columns, COLUMN: piece}) for example, piece in rows]
+
+
+def frozen(model: nn.Module, precision: Precision) -> Callable[[Batch], Output]:
+    """What a model answers, without gradients; its weights are frozen and it is put into evaluation mode."""
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    model.eval()
+    forward = Forward(model, precision)
+
+    def answer(batch: Batch) -> Output:
+        with torch.no_grad():
+            return forward(model, batch)
+
+    return answer

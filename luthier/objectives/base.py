@@ -1,4 +1,4 @@
-"""An objective says what is learnt from a row, and turns log-probabilities into a loss.
+"""An objective says what is learnt from a row, and turns what the model says into a loss.
 
 What it does: asks the renderer for token sequences with a mask, and sums a loss over units. The loop divides the sum by
 the units of the whole step, counted over all micro-batches and devices before the first backward pass, so that
@@ -10,36 +10,71 @@ How to add one: one file here with one class, one line in `plugins.BUILT_IN["obj
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
+from luthier.config import ModelConfig
 from luthier.data.conversation import Content, Conversation, Labelled, Preference
 from luthier.errors import RowError
+from luthier.plugins import Part
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.data.pack import Batch
+    from luthier.data.pack import Batch, Example
     from luthier.data.render import Renderer, Tokens
+    from luthier.models.output import Output
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """What every objective part offers."""
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an objective asks of the run besides log-probabilities; most ask for nothing."""
 
-    type: str
-    joint: ClassVar[bool]
+    reference: bool = False
+    """Batches hold the column `reference`: log-probabilities `[N]` of the model that training starts from."""
+    scores: bool = False
+    """The model has a head of one number instead of its language head (`Output.values`)."""
+    teacher: ModelConfig | None = None
+    """Another model answers each batch too (`Output.divergence`)."""
+    embedding_noise: float = 0.0
+    """The a of NEFTune."""
+
+
+class Objective(Part):
+    """Base of every objective; `sequences`, `units` and `loss` are its own."""
+
+    joint: ClassVar[bool] = False
     """Whether the sequences of a row belong together: none is cut away or learnt without the others."""
-    reference: ClassVar[bool]
-    """Whether batches hold the column `reference`: log-probabilities `[N]` of the model that training starts from."""
+    learns_turns: ClassVar[bool] = True
+    """Whether what is supervised is what the assistant says, which the check then holds against the row's text."""
+    counts_tokens: ClassVar[bool] = False
+    """Whether its units are tokens and its loss their negative log-likelihood, so that it has a perplexity."""
+
+    @property
+    def needs(self) -> Needs:
+        """What else it asks of the run."""
+        return Needs()
 
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The sequences a row gives. Raises RowError for a row this objective cannot learn from."""
+        raise NotImplementedError
+
+    def companions(self, examples: Sequence[Example]) -> list[Example] | None:
+        """Another example for each one, whose statistics a step takes before its loss; None: it takes none."""
+        return None
+
+    def statistics(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Sums over a batch of companions; summed over the whole step, the losses find them in `batch.step`."""
+        return {}
 
     def units(self, batch: Batch) -> int:
         """How many units the loss of this batch sums over."""
+        raise NotImplementedError
 
-    def loss(self, logprobs: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss as a sum over units, and further sums to report per unit; `logprobs` `[N]` as the targets are."""
+    def loss(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss as a sum over units, and further sums to report per unit."""
+        raise NotImplementedError
 
 
 def hint(content: Content) -> str:
@@ -78,10 +113,3 @@ def sequence_tokens(batch: Batch) -> Tensor:
     ones = batch.targets.weight.new_ones(len(batch.targets))
     counts = ones.new_zeros(len(batch.segments)).index_add(0, batch.targets.segment, ones)
     return counts.clamp(min=1).double()
-
-
-def pairs(sums: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The sums `[S]` of preferred and of other answers `[P]`: each example has one segment of both, in this order."""
-    if not len(batch.targets):
-        return sums[:0], sums[:0]
-    return sums[0::2], sums[1::2]

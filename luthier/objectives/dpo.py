@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.data.conversation import Content, Preference
-from luthier.errors import RowError
-from luthier.objectives.base import hint, pairs, sequence_sums, sequence_tokens, sole
-from luthier.plugins import Part
+from luthier.objectives.base import Needs, sequence_sums, sequence_tokens
+from luthier.objectives.pairs import Pairs, pairs, reported
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.data.pack import Batch
-    from luthier.data.render import Renderer, Tokens
+    from luthier.models.output import Output
 
 
-class Dpo(Part):
+class Dpo(Pairs):
     """Learn from pairs of answers; the reference is the model that training starts from (Rafailov et al. 2023)."""
 
     type: Literal["dpo"] = "dpo"
@@ -33,40 +31,29 @@ class Dpo(Part):
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the better answer's own loss per token beside the comparison (RPO, arXiv:2404.19733)."""
 
-    joint: ClassVar[bool] = True
-    reference: ClassVar[bool] = True
-
     @model_validator(mode="after")
     def _smoothing_has_a_meaning(self) -> Dpo:
         if self.label_smoothing and self.loss_type not in ("sigmoid", "robust"):
             raise ValueError(f"label_smoothing goes with loss_type sigmoid or robust, not {self.loss_type}")
         return self
 
-    def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
-        """The better answer behind its prompt, then the other one."""
-        if not isinstance(content, Preference):
-            raise RowError("", "wrong-content", f"{self.type} learns pairs of answers; {hint(content)}")
-        return [sole(content.chosen, renderer), sole(content.rejected, renderer)]
+    @property
+    def needs(self) -> Needs:
+        """The reference."""
+        return Needs(reference=True)
 
-    def units(self, batch: Batch) -> int:
-        """Pairs."""
-        return len(batch.segments) // 2 if len(batch.targets) else 0
-
-    def loss(self, logprobs: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum over pairs; also how far apart the two answers are, and in how many pairs the better one leads."""
+        logprobs = output.logprobs(batch.targets)
         gains = sequence_sums(logprobs - batch.column("reference"), batch)
         per = sequence_tokens(batch)
         scale = per if self.length_normalised or self.loss_type == "ipo" else per.new_ones(len(per))
         better, worse = pairs(gains / scale, batch)
-        apart = better - worse
-        total = self._of(apart).sum()
+        total = self._of(better - worse).sum()
         if self.sft_weight:
             own, _ = pairs(sequence_sums(logprobs, batch) / per, batch)
             total = total - self.sft_weight * own.sum()
-        return total, {
-            "reward_margin": self.beta * apart.sum(),
-            "reward_accuracy": (apart > 0).double().sum(),
-        }
+        return total, reported(self.beta * better, self.beta * worse)
 
     def _of(self, apart: Tensor) -> Tensor:
         """The loss `[P]` of log-ratios that are so far apart."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.data.conversation import Content, Conversation, Text
 from luthier.errors import RowError
@@ -17,6 +17,8 @@ class Pretrain(Sft):
     """Learn every token of a text, or of a conversation as the chat template writes it."""
 
     type: Literal["pretrain"] = "pretrain"
+
+    learns_turns: ClassVar[bool] = False
 
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The whole text, every token supervised."""

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -23,6 +23,7 @@ from luthier.data.render import Renderer, Tokens
 from luthier.errors import CheckFailed
 from luthier.models.load import packs
 from luthier.models.output import Forward
+from luthier.objectives.base import Objective
 
 Level = Literal["error", "warning", "note"]
 SHOWN = 5
@@ -80,7 +81,7 @@ def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: A
         *_vocabulary(examples, renderer),
         *_learning_rate(config, adapter),
     ]
-    if config.objective.type != "pretrain":
+    if cast(Objective, config.objective).learns_turns:
         cut = {(e.file, e.line, e.content_id) for e in data.ledger.entries if e.outcome in ("truncated", "split")}
 
         def was_cut(e: Example) -> bool:
@@ -348,7 +349,9 @@ def _packing(model: Any, examples: Sequence[Example], layout: Layout) -> Iterabl
     with torch.no_grad():
         for neighbour in (row, replace(row, sequences=others)):
             batch = lay_out([neighbour, row], layout).to(next(model.parameters()).device)
-            results.append(forward(model, batch).logprobs(batch.targets)[-row.supervised :])
+            output = forward(model, batch)
+            said = output.values(batch.targets) if forward.scoring else output.logprobs(batch.targets)
+            results.append(said[-row.supervised :])
     tolerance = max(1e-4, 8 * torch.finfo(next(model.parameters()).dtype).eps)  # experts may be multiplied in groups
     if not torch.allclose(results[0], results[1], rtol=0, atol=tolerance, equal_nan=True):
         message = "packed rows change each other's log-probabilities in this model; set data.packing=false"

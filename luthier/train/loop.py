@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from luthier.config import TrainConfig
@@ -96,8 +97,10 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
     )
     rate = _set_learning_rate(job, state.step)
     sums: dict[str, float] = {}
+    noted = _statistics(job, step)
     job.model.train()
-    loss = strategy.forward_backward(job.model, step.micro_batches, _loss_of(job, units, sums))
+    batches = [replace(batch, step=noted) for batch in step.micro_batches] if noted else step.micro_batches
+    loss = strategy.forward_backward(job.model, batches, _loss_of(job, units, sums))
     norm = strategy.clip(job.model, job.settings.max_grad_norm)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         rows = ", ".join(str(example.origin) for example in step.examples[:8])
@@ -132,12 +135,27 @@ def _loss_of(job: Job, units: float, sums: dict[str, float]) -> Callable[[nn.Mod
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
         output = job.forward(model, batch)
-        total, extra = job.objective.loss(output.logprobs(batch.targets), batch)
+        total, extra = job.objective.loss(output, batch)
         for name, value in extra.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         return total / max(units, 1)
 
     return loss_of
+
+
+def _statistics(job: Job, step: Step) -> dict[str, float]:
+    """What the objective takes from the companions of the whole step, before its gradients."""
+    if not step.companions:
+        return {}
+    strategy, sums = job.trained.strategy, dict[str, float]()
+    job.model.eval()
+    for batch in step.companions:
+        here = batch.to(strategy.device)
+        with torch.no_grad():
+            found = job.objective.statistics(job.forward(job.model, here), here)
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return dict(zip(sums, strategy.sum(list(sums.values())), strict=True))
 
 
 def _set_learning_rate(job: Job, step: int) -> float:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from luthier.data.pack import Piece
 from luthier.kernels.attention import NAME, banded, register, segment_attention
 from tests.conftest import build_model
 
@@ -37,13 +38,14 @@ def test_equals_its_definition(segments: tuple[int, ...] | None, window: int | N
         torch.arange(12),
         torch.repeat_interleave(torch.arange(len(segments or (12,))), torch.tensor(segments or (12,))),
     )
+    pieces = None if segments is None else [Piece(length) for length in segments]
     distance = place[:, None] - place[None, :]
     allowed = (distance >= 0) & (owner[:, None] == owner[None, :])
     if window is not None:
         allowed &= distance < window
     expected = by_definition(query, key, value, allowed, 0.3)
     module = torch.nn.Module()
-    found, _ = segment_attention(module, query, key, value, None, scaling=0.3, segments=segments, sliding_window=window)
+    found, _ = segment_attention(module, query, key, value, None, scaling=0.3, pieces=pieces, sliding_window=window)
     torch.testing.assert_close(found, expected)
     slope = torch.randn_like(expected)
     leaves = (query, key, value)
@@ -57,10 +59,40 @@ def test_a_segment_is_the_same_as_alone() -> None:
     """To the last bit, whatever stands beside it."""
     query, key, value = heads(20, 2)
     module = torch.nn.Module()
-    together, _ = segment_attention(module, query, key, value, None, segments=(7, 9, 4))
+    together, _ = segment_attention(module, query, key, value, None, pieces=[Piece(7), Piece(9), Piece(4)])
     part = slice(7, 16)
     alone, _ = segment_attention(module, query[:, :, part], key[:, :, part], value[:, :, part], None)
     assert torch.equal(together[:, part], alone)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_answers_see_the_prompt_they_share_and_not_each_other(window: int | None) -> None:
+    """A tree: a prompt, two answers to it (one of a single token), and a follow-up to the first; then a stranger."""
+    pieces = [Piece(4), Piece(3, 0), Piece(1, 0), Piece(2, 1), Piece(2)]
+    ancestors = [{0}, {0, 1}, {0, 2}, {0, 1, 3}, {4}]
+    positions = [0, 1, 2, 3, 4, 5, 6, 4, 7, 8, 0, 1]
+    owner = [number for number, piece in enumerate(pieces) for _ in range(piece.length)]
+    allowed = torch.tensor(
+        [
+            [
+                owner[k] in ancestors[owner[q]] and k <= q and (window is None or positions[q] - positions[k] < window)
+                for k in range(12)
+            ]
+            for q in range(12)
+        ]
+    )
+    query, key, value = heads(12, 2)
+    found, _ = segment_attention(
+        torch.nn.Module(), query, key, value, None, scaling=0.3, pieces=pieces, sliding_window=window
+    )
+    expected = by_definition(query, key, value, allowed, 0.3)
+    torch.testing.assert_close(found, expected)
+    slope = torch.randn_like(expected)
+    leaves = (query, key, value)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, leaves, slope), torch.autograd.grad(expected, leaves, slope), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_mask_is_obeyed() -> None:
@@ -72,7 +104,11 @@ def test_a_mask_is_obeyed() -> None:
 
 
 def test_banded() -> None:
-    assert banded(4, 2, torch.device("cpu")).int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    def shown(*given: int | None) -> list[list[int]]:
+        return banded(*given, torch.device("cpu")).int().tolist()  # type: ignore[arg-type]
+
+    assert shown(4, 4, 2) == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    assert shown(2, 4, None) == [[1, 1, 1, 0], [1, 1, 1, 1]] and shown(2, 4, 2) == [[0, 1, 1, 0], [0, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux"])

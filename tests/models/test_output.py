@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_no_hook_is_left_behind() -> None:
     model = llama()
     forward, batch = Forward(model), batch_of([5])
     forward(model, batch)
-    broken = Batch(batch.ids + 10_000, batch.positions, batch.segments, batch.targets, batch.lengths)
+    broken = replace(batch, ids=batch.ids + 10_000)
     with pytest.raises(IndexError):
         forward(model, broken)
     assert not forward.head._forward_pre_hooks and not forward.head._forward_hooks

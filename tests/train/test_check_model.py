@@ -51,8 +51,8 @@ def leaking(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attention that sees across the borders of packed rows."""
     right = attention.segment_attention
 
-    def wrong(*given: Any, segments: Any = None, **rest: Any) -> Any:
-        return right(*given, segments=None, **rest)
+    def wrong(*given: Any, pieces: Any = None, **rest: Any) -> Any:
+        return right(*given, pieces=None, **rest)
 
     monkeypatch.setattr(attention, "segment_attention", wrong)
 
