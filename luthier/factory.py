@@ -9,41 +9,35 @@ Each of the four parts can be replaced by any object with the same methods:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from luthier.adapters.base import Adapter, trainable
+from luthier.assembly import Assembly, in_steps
 from luthier.config import RunConfig
-from luthier.data.loader import Loader
-from luthier.data.pack import Batch, Example, Layout
+from luthier.data.pack import Layout
 from luthier.data.processor import DataProcessor, DataProcessorLike, Prepared
 from luthier.data.render import Renderer
-from luthier.distributed.strategy import Strategy, StrategySettings
-from luthier.errors import ModelError
+from luthier.distributed.strategy import StrategySettings
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
-from luthier.models.output import Forward, Output
-from luthier.models.reference import frozen, with_reference
 from luthier.objectives.base import Objective
 from luthier.system.files import refused_writes_of, write_text
-from luthier.system.hardware import Precision, choose_precision, environment, micro_batch_tokens, peak_memory_bytes
+from luthier.system.hardware import environment, micro_batch_tokens, peak_memory_bytes
 from luthier.tracking.base import Tracker, TrackerSettings
 from luthier.tracking.jsonl import Jsonl
 from luthier.tracking.plot import plot_loss
 from luthier.tracking.report import write_report
 from luthier.tracking.run import RunFolder, fingerprint
-from luthier.train.check import Report, check_data, check_model
-from luthier.train.checkpoint import Checkpoints, Trained
+from luthier.train.check import Ready, Report, check_data, check_model
+from luthier.train.checkpoint import Checkpoints
 from luthier.train.loop import Job, Trainer, TrainerLike
 from luthier.train.observers.base import Observer
 from luthier.train.observers.log import Log
 from luthier.train.observers.save import Save
-from luthier.train.optim import OptimizerSettings
-from luthier.train.schedule import Schedule
-from luthier.train.state import State, seed_everything
-from luthier.units import Duration
+from luthier.train.state import State
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,16 +48,6 @@ class FineTuned(NamedTuple):
 
     model: PreTrainedModel
     metrics: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """Everything that is known before the model is loaded."""
-
-    renderer: Renderer
-    data: Prepared
-    layout: Layout
-    report: Report
 
 
 class Stages:
@@ -119,7 +103,8 @@ class Factory:
             folder, resolved, data_id = self.claim(config, ready, restart=restart)
             trackers = _trackers(config) if strategy.rank == 0 else []
             stages.stage("loading the model")
-            job, checkpoints = self._job(config, ready, strategy)
+            assembly = Assembly(config, ready, strategy, models=self.models, evaluator=self.evaluator)
+            job, checkpoints = assembly.job(), assembly.checkpoints
             if strategy.rank == 0 and (restart or folder.record() is None):
                 folder.start(resolved, data_id, _files(config, ready), restart=restart)
             strategy.barrier()
@@ -170,80 +155,6 @@ class Factory:
         folder.require_outside([config.model.path, config.model.chat_template, *(source.path for source in sources)])
         return folder, resolved, data_id
 
-    # ---- the parts of a run ------------------------------------------------------------------------------------
-
-    def _job(self, config: RunConfig, ready: Ready, strategy: Strategy) -> tuple[Job, Checkpoints]:
-        """Model, adapter, optimizer and loader, placed on the devices."""
-        seed_everything(config.train.seed, rank=0)  # the same new weights on every rank
-        precision = choose_precision(config.train.precision, strategy.device.type)
-        adapter = cast(Adapter, config.adapter)
-        dtype = "bfloat16" if precision == "bf16" and not adapter.trains_base else "float32"
-        objective = cast(Objective, config.objective)
-        model = self.models.load(config.model, dtype=dtype, scores=objective.needs.scores)
-        Report(check_model(model, ready.data, ready.layout), []).require_no_errors()
-        data = _companioned(objective, ready.data)
-        if objective.needs.reference:
-            data = _referenced(model, data, ready.layout, precision, strategy)
-        model = adapter.attach(model)
-        if config.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        forward = Forward(
-            model,
-            precision,
-            embedding_noise=objective.needs.embedding_noise,
-            teacher=self._teacher(objective, ready.renderer, dtype, precision, strategy),
-        )
-        wrapped = strategy.prepare(model)
-        parameters = trainable(model)
-        optimizer = cast(OptimizerSettings, config.train.optimizer).build(
-            parameters, weight_decay=config.train.weight_decay
-        )
-        seed_everything(config.train.seed, rank=strategy.rank)
-        loader = Loader(
-            data.train,
-            batch_size=config.train.batch_size,
-            seed=config.train.seed,
-            layout=ready.layout,
-            rank=strategy.rank,
-            ranks=strategy.ranks,
-        )
-        epochs = max(1, -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000))
-        job = Job(
-            model=wrapped,
-            trained=Trained(model, ready.renderer.tokenizer, adapter, optimizer, strategy),
-            forward=forward,
-            objective=objective,
-            loader=loader,
-            settings=config.train,
-            schedule=cast(Schedule, config.train.schedule),
-            state=State(),
-            total_steps=min(epochs, config.train.max_steps or epochs),
-            evaluate_every=_in_steps(config.train.evaluate_every, loader),
-            evaluate=(lambda: self.evaluator.loss(model, forward, objective, data.held_out, ready.layout))
-            if data.held_out
-            else None,
-            observers=(),
-        )
-        return job, Checkpoints(Path(config.output.dir), keep=config.output.keep)
-
-    def _teacher(
-        self, objective: Objective, renderer: Renderer, dtype: str, precision: Precision, strategy: Strategy
-    ) -> Callable[[Batch], Output] | None:
-        """What answers each batch beside the model, where the objective asks for a teacher.
-
-        Raises:
-            ModelError: its tokenizer is another one, so its distributions are over other tokens.
-        """
-        config = objective.needs.teacher
-        if config is None:
-            return None
-        theirs = self.models.renderer(config).tokenizer
-        if theirs.get_vocab() != renderer.tokenizer.get_vocab():
-            raise ModelError(
-                f"objective.teacher: {config.path} has another vocabulary than the model; take one of its family"
-            )
-        return frozen(self.models.load(config, dtype=dtype).to(strategy.device), precision)
-
     def _finish(
         self, config: RunConfig, ready: Ready, job: Job, checkpoints: Checkpoints, state: State
     ) -> dict[str, float]:
@@ -252,7 +163,7 @@ class Factory:
         best = state.best_step if config.output.final == "best" else None
         final = state.step
         if best is not None and best != state.step and best in checkpoints.steps():
-            trained.adapter.load(trained.model, checkpoints.path(best))
+            trained.load(checkpoints.path(best))
             final = best
         trained.model.eval()
         metrics: dict[str, float] = {"steps": state.step, "tokens": state.tokens, "final_step": final}
@@ -263,8 +174,7 @@ class Factory:
         metrics["peak_memory_bytes"] = peak_memory_bytes()
         if trained.strategy.rank == 0:
             with refused_writes_of(folder / "the tuned model"):
-                trained.adapter.save(trained.model, folder)
-                trained.tokenizer.save_pretrained(folder)
+                trained.save(folder)
             write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             plot_loss(folder)
             write_report(folder, f"Run {folder.name}", _sections(config, ready, metrics))
@@ -289,34 +199,6 @@ def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:
     return replace(job, state=state)
 
 
-def _companioned(objective: Objective, data: Prepared) -> Prepared:
-    """The rows with their companions, where the objective takes statistics of any."""
-
-    def both(examples: list[Example]) -> list[Example]:
-        beside = objective.companions(examples)
-        return examples if beside is None else [replace(e, companion=b) for e, b in zip(examples, beside, strict=True)]
-
-    return replace(data, train=both(data.train), held_out=both(data.held_out))
-
-
-def _referenced(
-    model: PreTrainedModel, data: Prepared, layout: Layout, precision: Precision, strategy: Strategy
-) -> Prepared:
-    """The rows and their companions with what the model says before it is trained."""
-    model.to(strategy.device)
-    forward = Forward(model, precision)
-
-    def asked(examples: list[Example]) -> list[Example]:
-        beside = [example.companion for example in examples if example.companion]
-        own = with_reference(model, forward, examples, layout, strategy)
-        if not beside:
-            return own
-        known = with_reference(model, forward, beside, layout, strategy)
-        return [replace(example, companion=companion) for example, companion in zip(own, known, strict=True)]
-
-    return replace(data, train=asked(data.train), held_out=asked(data.held_out))
-
-
 def _trackers(config: RunConfig) -> list[Tracker]:
     """Where numbers are written; raises MissingExtra before anything is loaded."""
     settings = [Jsonl(), *(part for part in config.output.trackers if part != Jsonl())]
@@ -327,15 +209,9 @@ def _observe(
     job: Job, config: RunConfig, checkpoints: Checkpoints, trackers: Sequence[Tracker], observers: Sequence[Observer]
 ) -> Job:
     """The job with its observers: saving on every rank, the rest on the first."""
-    save = Save(checkpoints, job.trained, every=_in_steps(config.train.save_every, job.loader))
+    save = Save(checkpoints, job.trained, every=in_steps(config.train.save_every, job.loader))
     shown = (Log(trackers), save, *observers) if job.trained.strategy.rank == 0 else (save,)
     return replace(job, observers=shown)
-
-
-def _in_steps(every: Duration | None, loader: Loader) -> int | None:
-    if every is None:
-        return None
-    return every.steps(steps_per_epoch=loader.steps_per_epoch, tokens_per_step=loader.tokens_per_step)
 
 
 def _counts(job: Job) -> str:

@@ -40,6 +40,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "prompt-completion": "luthier.data.formats.prompt_completion:PromptCompletion",
         "preference": "luthier.data.formats.preference:PreferencePair",
         "labelled": "luthier.data.formats.labelled:LabelledAnswer",
+        "prompt": "luthier.data.formats.prompt:Prompt",
         "text": "luthier.data.formats.text:PlainText",
     },
     "adapter": {
@@ -56,6 +57,15 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "cpo": "luthier.objectives.cpo:Cpo",
         "reward": "luthier.objectives.reward:Reward",
         "distill": "luthier.objectives.distill:Distill",
+        "grpo": "luthier.objectives.grpo:Grpo",
+        "rloo": "luthier.objectives.rloo:Rloo",
+        "ppo": "luthier.objectives.ppo:Ppo",
+    },
+    "reward": {
+        "exact_match": "luthier.rollout.rewards:ExactMatch",
+        "regex": "luthier.rollout.rewards:Pattern",
+        "python": "luthier.rollout.rewards:PythonFile",
+        "model": "luthier.rollout.rewards:RewardModel",
     },
     "optimizer": {"adamw": "luthier.train.optim:AdamW"},
     "schedule": {

@@ -122,3 +122,25 @@ def run_config(tiny: Path, tmp_path: Path, write_rows: Callable[..., Path]) -> C
         return read_config(tmp_path / "config.json", changes)
 
     return make
+
+
+@pytest.fixture
+def online(run_config: Callable[..., Any]) -> Callable[..., Any]:
+    """A config of a tiny online run."""
+
+    def make(kind: str, rows: Any = None, settings: dict[str, Any] | None = None, **overrides: Any) -> Any:
+        objective = {
+            "type": kind,
+            "rewards": [{"type": "regex", "pattern": "[kqx]"}],
+            "max_new_tokens": 8,
+            "samples": 6,
+        }
+        asked = [{"prompt": f"What is {i}?" + " Say it." * (i % 3), "answer": str(i)} for i in range(20)]
+        common = {
+            "objective": objective | (settings or {}), "train__batch_size": 4, "train__max_steps": 20,
+            "train__epochs": 20, "train__learning_rate": 5e-3, "train__warmup_steps": 0,
+            "train__schedule": "constant",
+        }  # fmt: skip
+        return run_config(asked if rows is None else rows, **common | overrides)
+
+    return make

@@ -8,7 +8,7 @@ from luthier.cli.train import ConfigFile, Overrides, joined
 from luthier.config import RunConfig, read_config
 
 if TYPE_CHECKING:
-    from luthier.factory import Ready
+    from luthier.train.check import Ready
 
 
 def check(config: ConfigFile, overrides: Overrides = None) -> None:

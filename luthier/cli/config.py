@@ -74,6 +74,9 @@ def _part(key: str, field: FieldInfo, kind: str, rest: list[str]) -> list[str]:
     if not keys:
         return _section(key, parts[0])
     having = [part for part in parts if keys[0] in part.model_fields]
+    below = next((m.kind for p in having for m in _marks(p.model_fields[keys[0]]) if isinstance(m, Choice)), None)
+    if below is not None and len(keys) > 1:  # a part that holds parts, such as an objective its rewards
+        return _part(key, having[0].model_fields[keys[0]], below, keys[1:])
     if not having or len(keys) > 1:
         allowed = {name for part in parts for name in part.model_fields} | (set() if named else set(names(kind)))
         raise ConfigError([Problem(key, f"no such key; {suggestion(keys[0], allowed)}")])

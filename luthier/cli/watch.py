@@ -7,7 +7,8 @@ import time
 from rich.progress import TaskID
 
 from luthier.cli import show
-from luthier.factory import Ready, Stages
+from luthier.factory import Stages
+from luthier.train.check import Ready
 from luthier.train.observers.base import Observer, Progress
 from luthier.train.state import State
 

@@ -1,4 +1,4 @@
-"""What a row means, whatever layout it came in: a `Conversation`, a `Text`, a `Preference` or a `Labelled` answer.
+"""What a row means, whatever layout it came in: `Conversation`, `Text`, `Preference`, `Labelled` answer or `Task`.
 
 The canonical form is the OpenAI `messages` layout. Nothing here knows a file layout or a tokenizer.
 """
@@ -117,7 +117,24 @@ class Labelled:
         return _digest([self.answer.content_id, self.wanted])
 
 
-Content = Conversation | Text | Preference | Labelled
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something asked, whose answers are judged: the messages up to there, the right answer where there is one.
+
+    `fields` is the whole row, for judges that look at more.
+    """
+
+    asked: Conversation
+    answer: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def content_id(self) -> str:
+        """Sixteen hex digits of what is asked and the right answer."""
+        return _digest([self.asked.content_id, self.answer])
+
+
+Content = Conversation | Text | Preference | Labelled | Task
 
 
 def conversations(content: Content) -> tuple[Conversation, ...]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from luthier.data.pack import Batch, Example, Layout, lay_out, plan
+
+Place = tuple[int, int]
+"""Epoch, and rows of it that are done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One optimizer step: this rank's micro-batches, all its rows, and where the data stands afterwards.
 
-    `companions` are the micro-batches of the rows' companions, where an objective has them.
+    `companions` are the micro-batches of the rows' companions, where an objective has them; `metrics` is what making
+    the step had to say.
     """
 
     micro_batches: tuple[Batch, ...]
@@ -22,6 +28,30 @@ class Step:
     epoch: int
     position: int
     companions: tuple[Batch, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class LoaderLike(Protocol):
+    """Where the loop takes its steps from."""
+
+    examples: Sequence[Example]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps that see every row once."""
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean tokens of a full step."""
+
+    def steps(self, *, epoch: int = 0, position: int = 0) -> Iterator[Step]:
+        """Steps without end, from a place in the data on."""
+
+    def memory(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold for the next steps to be the same; empty where place and seed say it all."""
+
+    def remember(self, memory: Mapping[str, Tensor]) -> None:
+        """Put back what `memory` returned."""
 
 
 class Loader:
@@ -55,23 +85,30 @@ class Loader:
         generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         return [int(i) for i in generator.permutation(len(self.examples))]
 
-    def steps(self, *, epoch: int = 0, position: int = 0) -> Iterator[Step]:
-        """Steps without end, from a place in the data on."""
+    def picks(self, *, epoch: int = 0, position: int = 0) -> Iterator[tuple[list[Example], Place, Place]]:
+        """The rows of each step without end, with the place before and after them."""
         while True:
             order = self.order(epoch)
             while position < len(order):
+                before = (epoch, position)
                 chosen = [self.examples[i] for i in order[position : position + self.batch_size]]
                 position += len(chosen)
-                done = position >= len(order)
-                after = (epoch + 1, 0) if done else (epoch, position)
-                beside = [example.companion for example in chosen if example.companion]
-                yield Step(
-                    self.micro_batches(chosen),
-                    tuple(chosen),
-                    *after,
-                    companions=self.micro_batches(beside) if beside else (),
-                )
+                yield chosen, before, ((epoch + 1, 0) if position >= len(order) else (epoch, position))
             epoch, position = epoch + 1, 0
+
+    def steps(self, *, epoch: int = 0, position: int = 0) -> Iterator[Step]:
+        """Steps without end, from a place in the data on."""
+        for chosen, _, after in self.picks(epoch=epoch, position=position):
+            beside = [example.companion for example in chosen if example.companion]
+            companions = self.micro_batches(beside) if beside else ()
+            yield Step(self.micro_batches(chosen), tuple(chosen), *after, companions=companions)
+
+    def memory(self) -> dict[str, Tensor]:
+        """Nothing: the order is a function of the place."""
+        return {}
+
+    def remember(self, memory: Mapping[str, Tensor]) -> None:
+        """Nothing."""
 
     def micro_batches(self, examples: Sequence[Example]) -> tuple[Batch, ...]:
         """This rank's share of some rows."""

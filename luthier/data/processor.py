@@ -27,6 +27,8 @@ class Renders(Protocol):
 
     joint: ClassVar[bool]
     """Whether the sequences of a row belong together, so that none can be cut away."""
+    online: ClassVar[bool]
+    """Whether a row's sequence is a prompt, so that nothing of it is supervised and it cannot be cut."""
 
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The sequences a row gives; raises RowError for a row that cannot be learnt from."""
@@ -143,7 +145,7 @@ def _render(
     identity = row.content.content_id
     try:
         rendered = objective.sequences(row.content, renderer)
-        sequences, outcome = fit(rendered, config, joint=objective.joint)
+        sequences, outcome = fit(rendered, config, joint=objective.joint, asked=objective.online)
     except RowError as error:
         ledger.drop(row.origin, error, side=side, content_id=identity)
         return None
@@ -173,8 +175,12 @@ def _lost(rendered: Sequence[Tokens], example: Example) -> str:
     )
 
 
-def fit(sequences: Sequence[Tokens], config: DataConfig, *, joint: bool = False) -> tuple[list[Tokens], Outcome]:
+def fit(
+    sequences: Sequence[Tokens], config: DataConfig, *, joint: bool = False, asked: bool = False
+) -> tuple[list[Tokens], Outcome]:
     """Apply `over_length`. With `error`, long sequences pass, and the check before training refuses the run.
+
+    `joint` sequences stay together, `asked` are prompts.
 
     Raises:
         RowError: `over-length` when dropping, `no-supervised-token` when nothing to learn is left.
@@ -186,11 +192,13 @@ def fit(sequences: Sequence[Tokens], config: DataConfig, *, joint: bool = False)
         raise RowError("", "over-length", f"{longest} tokens, data.max_length is {limit}")
     if longest > limit and config.over_length == "split" and joint:
         raise RowError("", "over-length", f"{longest} tokens, and answers that are compared cannot be split")
+    if longest > limit and config.over_length != "error" and asked:
+        raise RowError("", "over-length", f"{longest} tokens, and a prompt cannot be cut")
     if longest > limit and config.over_length in ("truncate", "split"):
         outcome = "truncated" if config.over_length == "truncate" else "split"
         cuts = [_cut(sequence, limit) for sequence in sequences]
         kept = [piece for pieces in cuts for piece in (pieces[:1] if outcome == "truncated" else pieces)]
-    learnt = [sequence for sequence in kept if sequence.supervised]
+    learnt = [sequence for sequence in kept if sequence.supervised or asked]
     kept, whole = learnt, len(learnt) == len(kept)
     if not kept or (joint and not whole):
         after = f" in the first {limit} tokens (data.max_length)" if outcome != "kept" else ""

@@ -45,6 +45,11 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @classmethod
+    def unsupervised(cls, ids: Sequence[int]) -> Tokens:
+        """Context only."""
+        return cls(np.asarray(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.float32))
+
     @property
     def supervised(self) -> int:
         """Tokens with a weight above 0. The first token has no predictor and never counts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from luthier.data.conversation import Content, Conversation, Text, conversations
+from luthier.data.conversation import Content, Conversation, Task, Text, conversations
 from luthier.evaluate.metrics import Metric
 from luthier.inference.engine import Engine, Sampling
 
@@ -29,6 +29,8 @@ class Answered:
 
 def question(content: Content) -> Question | None:
     """The question a row asks, with the better of two answers; None for text and for rows that end otherwise."""
+    if isinstance(content, Task):
+        return Question(content.asked, content.answer) if content.answer else None
     if isinstance(content, Text):
         return None
     content = conversations(content)[0]

@@ -105,6 +105,7 @@ class _Anything:
     """Renders what a file holds: answers to questions, or whole texts; of two answers the better one."""
 
     joint: ClassVar[bool] = False
+    online: ClassVar[bool] = False
 
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The sequences to be measured."""

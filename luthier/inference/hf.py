@@ -32,7 +32,12 @@ class HfEngine:
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Answers in batches of prompts of like length."""
         encoded = [self.renderer.prompt(prompt.messages, prompt.tools) for prompt in prompts]
-        order = sorted(range(len(prompts)), key=lambda i: (len(encoded[i]), i))
+        for i, ids in self.complete(encoded, sampling):
+            yield i, self.text(ids)
+
+    def complete(self, encoded: Sequence[list[int]], sampling: Sampling) -> Iterator[tuple[int, list[int]]]:
+        """The ids that follow prompts, each up to and with its stop token, with the index of the prompt."""
+        order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
         self.model.eval()
         for start in range(0, len(order), BATCH_PROMPTS):
             group = order[start : start + BATCH_PROMPTS]
@@ -45,7 +50,7 @@ class HfEngine:
             own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + start)
             output = self._run(ids, mask, own)
             for row, i in enumerate(group):
-                yield i, self._text(output[row, width:].tolist())
+                yield i, self._stopped(output[row, width:].tolist())
 
     def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
         """Pieces of text; the model runs in a thread of its own."""
@@ -108,9 +113,14 @@ class HfEngine:
         output: torch.Tensor = result.cpu()
         return output
 
-    def _text(self, ids: list[int]) -> str:
+    def _stopped(self, ids: list[int]) -> list[int]:
         end = next((i for i, token in enumerate(ids) if token in self.renderer.stop_ids), len(ids))
-        return str(self.renderer.tokenizer.decode(ids[:end], skip_special_tokens=True))
+        return ids[: end + 1]
+
+    def text(self, ids: list[int]) -> str:
+        """What completed ids say, without their stop token."""
+        kept = ids[:-1] if ids and ids[-1] in self.renderer.stop_ids else ids
+        return str(self.renderer.tokenizer.decode(kept, skip_special_tokens=True))
 
 
 @contextmanager

@@ -26,7 +26,8 @@ from luthier.system.hardware import Precision
 class Output:
     """The answer to one batch. `hidden` `[N, D]` and `head`, or `logits` `[N, V]`, stand at the target positions.
 
-    `scores` `[B*T]` is what a model with a head of one number says everywhere; `teacher` the answer of another model.
+    `scores` is what a head of one number says: everywhere `[B*T]`, or, where it stands beside the language head
+    (`expected`), at the target positions `[N]`. `teacher` is the answer of another model.
     """
 
     hidden: Tensor | None = None
@@ -35,23 +36,32 @@ class Output:
     precision: Precision = "fp32"
     training: bool = False
     scores: Tensor | None = None
+    expected: bool = False
     teacher: Output | None = None
 
-    def logprobs(self, targets: Targets, *, smoothing: float = 0.0) -> Tensor:
+    def logprobs(self, targets: Targets, *, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
         """log p(label) `[N]` in float32 (float64 for a float64 model), in the order of the targets.
 
-        With `smoothing`, the labels are that share of all tokens alike.
+        With `smoothing`, the labels are that share of all tokens alike; the logits are divided by `temperature`.
         """
         if self.logits is not None:
-            return logits_to_logprobs(self.logits, targets.label, smoothing=smoothing)
+            return logits_to_logprobs(self.logits / temperature, targets.label, smoothing=smoothing)
         assert self.hidden is not None and self.head is not None
+        hidden: Tensor = self.hidden
+        bias: Tensor | None = self.head.bias
+        if temperature != 1.0:
+            hidden, bias = hidden / temperature, None if bias is None else bias / temperature
         with autocast(self.precision, self.hidden.device):
-            return label_logprobs(self.hidden, self.head.weight, targets.label, self.head.bias, smoothing=smoothing)
+            return label_logprobs(hidden, self.head.weight, targets.label, bias, smoothing=smoothing)
 
     def values(self, targets: Targets) -> Tensor:
-        """The number `[N]` that a scoring model gives to each label where it stands, in at least float32."""
-        assert self.scores is not None, "the model was loaded with a language head"
-        return self.scores[targets.place].to(torch.promote_types(self.scores.dtype, torch.float32))
+        """A number for each target `[N]` in at least float32.
+
+        Of a scoring model: its score where the label stands. Of a value head: what is to be expected before it is said.
+        """
+        assert self.scores is not None, "the model has a language head only"
+        scores = self.scores if self.expected else self.scores[targets.place]
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def divergence(self, *, direction: Direction, temperature: float) -> Tensor:
         """How far the next-token distributions at the targets are from the teacher's, `[N]` in nats."""
@@ -110,6 +120,7 @@ class Forward:
         scoring = score_head(model)
         self.head = output_head(model) if scoring is None else scoring
         self.scoring = scoring is not None
+        self.value_head = value_head(model)
         self.plain_head = not self.scoring and type(self.head) is nn.Linear and not head_is_bent(model)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Output:
@@ -139,6 +150,9 @@ class Forward:
         )
         if self.scoring:
             return replace(output, scores=taken[0])
+        if self.value_head is not None:
+            wide = taken[0].to(self.value_head.weight.dtype)
+            output = replace(output, scores=self.value_head(wide)[:, 0], expected=True)
         if self.plain_head:
             return replace(output, hidden=taken[0], head=self.head)
         return replace(output, logits=result.logits)
@@ -186,6 +200,37 @@ def score_head(model: nn.Module) -> nn.Linear | None:
         return None
     heads = [child for name, child in inner.named_children() if name != inner.base_model_prefix]
     return heads[-1]  # type: ignore[no-any-return]
+
+
+VALUE_HEAD = "value_head"
+
+
+def add_value_head(model: nn.Module) -> None:
+    """Give a language model a second head of one number, which says 0 until it is trained."""
+    width = output_head(model).weight.shape[1]
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    model.add_module(VALUE_HEAD, head)
+
+
+def value_head(model: nn.Module) -> nn.Linear | None:
+    """The head that was added, or None."""
+    found = dict(model.named_children()).get(VALUE_HEAD)
+    return found if isinstance(found, nn.Linear) else None
+
+
+@contextmanager
+def without_value_head(model: nn.Module) -> Iterator[nn.Linear | None]:
+    """The model as others know it, while it is saved or loaded; gives the head that was taken off."""
+    head = value_head(model)
+    if head is not None:
+        delattr(model, VALUE_HEAD)
+    try:
+        yield head
+    finally:
+        if head is not None:
+            model.add_module(VALUE_HEAD, head)
 
 
 def head_is_bent(model: nn.Module) -> bool:

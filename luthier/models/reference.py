@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from luthier.data.pack import Batch, Example, Layout, lay_out, plan
 from luthier.distributed.strategy import Strategy
 from luthier.models.output import Forward, Output
 from luthier.system.hardware import Precision
 
-COLUMN = "reference"
-
 
 def with_reference(
     model: nn.Module, forward: Forward, examples: Sequence[Example], layout: Layout, strategy: Strategy
 ) -> list[Example]:
-    """The examples with the log-probability `[N]` of each supervised token; the ranks share the work."""
-    ends = np.cumsum([example.supervised for example in examples])
-    found = np.zeros(int(ends[-1]) if len(examples) else 0)
+    """The examples with the column `reference`: what the model says of each supervised token before it is trained."""
     model.eval()
+    return with_columns(
+        examples, layout, strategy, lambda batch: {"reference": forward(model, batch).logprobs(batch.targets)}
+    )
+
+
+def with_columns(
+    examples: Sequence[Example],
+    layout: Layout,
+    strategy: Strategy,
+    ask: Callable[[Batch], Mapping[str, Tensor]],
+) -> list[Example]:
+    """The examples with further numbers of each supervised token, asked of batches without gradients.
+
+    The ranks share the work.
+    """
+    ends = np.cumsum([example.supervised for example in examples])
+    found: dict[str, np.ndarray] = {}
     for group in plan([layout.size(example) for example in examples], layout, ranks=strategy.ranks)[strategy.rank]:
-        if not group:  # another rank has one more
-            continue
-        batch = lay_out([examples[i] for i in group], layout).to(strategy.device)
-        with torch.no_grad():
-            logprobs = forward(model, batch).logprobs(batch.targets).double().cpu().numpy()
-        pieces = np.split(logprobs, np.cumsum([examples[i].supervised for i in group])[:-1])
-        for i, piece in zip(group, pieces, strict=True):
-            found[ends[i] - len(piece) : ends[i]] = piece
-    column = np.asarray(strategy.sum(found.tolist()), dtype=np.float32)
-    rows = zip(examples, np.split(column, ends[:-1]), strict=True)
-    return [replace(example, columns={**example.columns, COLUMN: piece}) for example, piece in rows]
+        with torch.no_grad():  # a rank with nothing to do asks of a blank, and so learns the names
+            said = ask(lay_out([examples[i] for i in group], layout).to(strategy.device))
+        cuts = np.cumsum([examples[i].supervised for i in group])[:-1]
+        for name, column in said.items():
+            whole = found.setdefault(name, np.zeros(int(ends[-1])))
+            for i, piece in zip(group, np.split(column.double().cpu().numpy(), cuts), strict=False):
+                whole[ends[i] - len(piece) : ends[i]] = piece
+    rows = list(examples)
+    for name, whole in found.items():
+        pieces = np.split(np.asarray(strategy.sum(whole.tolist()), dtype=np.float32), ends[:-1])
+        rows = [replace(e, columns={**e.columns, name: piece}) for e, piece in zip(rows, pieces, strict=True)]
+    return rows
 
 
 def frozen(model: nn.Module, precision: Precision) -> Callable[[Batch], Output]:

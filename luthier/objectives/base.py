@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from luthier.config import ModelConfig
-from luthier.data.conversation import Content, Conversation, Labelled, Preference
+from luthier.data.conversation import Content, Conversation, Labelled, Preference, Task
 from luthier.errors import RowError
 from luthier.plugins import Part
 
@@ -39,6 +39,8 @@ class Needs:
     """Another model answers each batch too (`Output.divergence`)."""
     embedding_noise: float = 0.0
     """The a of NEFTune."""
+    values: bool = False
+    """The model has a head of one number beside its language head (`Output.values`), trained along."""
 
 
 class Objective(Part):
@@ -48,6 +50,8 @@ class Objective(Part):
     """Whether the sequences of a row belong together: none is cut away or learnt without the others."""
     learns_turns: ClassVar[bool] = True
     """Whether what is supervised is what the assistant says, which the check then holds against the row's text."""
+    online: ClassVar[bool] = False
+    """Whether it learns from what the model answers, so that rows only ask."""
     counts_tokens: ClassVar[bool] = False
     """Whether its units are tokens and its loss their negative log-likelihood, so that it has a perplexity."""
 
@@ -85,6 +89,8 @@ def hint(content: Content) -> str:
         return "this row holds an answer with a label: use objective: kto"
     if isinstance(content, Conversation):
         return "this row is a conversation: use objective: sft"
+    if isinstance(content, Task):
+        return "this row only asks: use objective: grpo, rloo or ppo"
     return "this row is plain text: use objective: pretrain"
 
 

@@ -70,6 +70,16 @@ class Report:
             raise CheckFailed(f"luthier check refuses to train:\n{listed}")
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Everything that is known before the model is loaded."""
+
+    renderer: Renderer
+    data: Prepared
+    layout: Layout
+    report: Report
+
+
 def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: Adapter) -> Report:
     """Everything that can be seen without the model's weights."""
     examples = [*data.train, *data.held_out]

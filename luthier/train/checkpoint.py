@@ -18,8 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from luthier.adapters.base import Adapter, trainable
+from luthier.data.loader import LoaderLike
 from luthier.distributed.strategy import Strategy
 from luthier.errors import CheckpointError
+from luthier.models.output import value_head, without_value_head
 from luthier.system.files import atomic_folder, sha256_of
 from luthier.train.state import State, random_state, restore_random_state
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "checkpoint-"
 MANIFEST = "manifest.json"
+VALUES, MEMORY = "value_head.safetensors", "loader.safetensors"
 ALWAYS = ("state.json", "optimizer.safetensors", "random.safetensors")
 """Files of every checkpoint, besides those of its adapter."""
 
@@ -41,6 +44,20 @@ class Trained:
     adapter: Adapter
     optimizer: torch.optim.Optimizer
     strategy: Strategy
+    loader: LoaderLike
+
+    def save(self, folder: Path) -> None:
+        """The trained weights and the tokenizer, as plain libraries load them."""
+        with without_value_head(self.model):
+            self.adapter.save(self.model, folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def load(self, folder: Path) -> None:
+        """Put saved weights back."""
+        with without_value_head(self.model) as head:
+            self.adapter.load(self.model, folder)
+        if head is not None:
+            head.load_state_dict(load_file(folder / VALUES))
 
 
 class Checkpoints:
@@ -67,8 +84,12 @@ class Checkpoints:
         random = trained.strategy.gather(random_state(trained.strategy.device))
         if trained.strategy.rank == 0 and state.step not in self.steps():
             with atomic_folder(self.path(state.step)) as folder:
-                trained.adapter.save(trained.model, folder)
-                trained.tokenizer.save_pretrained(folder)
+                trained.save(folder)
+                head, memory = value_head(trained.model), trained.loader.memory()
+                if head is not None:
+                    save_file(head.state_dict(), folder / VALUES)
+                if memory:
+                    save_file(memory, folder / MEMORY)
                 save_file(optimizer_tensors(trained.optimizer, trained.model), folder / "optimizer.safetensors")
                 save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
                 (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
@@ -94,7 +115,8 @@ class Checkpoints:
     def restore(self, path: Path, trained: Trained) -> State:
         """Weights, optimizer and random state as they were; returns the state."""
         state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-        trained.adapter.load(trained.model, path)
+        trained.load(path)
+        trained.loader.remember(load_file(path / MEMORY) if (path / MEMORY).exists() else {})
         load_optimizer(trained.optimizer, trained.model, load_file(path / "optimizer.safetensors"))
         random = load_file(path / "random.safetensors")
         mine = random.get(f"rank_{trained.strategy.rank}")

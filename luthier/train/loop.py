@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.config import TrainConfig
-from luthier.data.loader import Loader, Step
+from luthier.data.loader import LoaderLike, Step
 from luthier.data.pack import Batch
 from luthier.errors import Interrupted, TrainingError
 from luthier.models.output import Forward
@@ -36,7 +36,7 @@ class Job:
     trained: Trained
     forward: Forward
     objective: Objective
-    loader: Loader
+    loader: LoaderLike
     settings: TrainConfig
     schedule: Schedule
     state: State
@@ -68,10 +68,9 @@ class Trainer:
             observer.on_start(state, job.total_steps)
         asked = False
         with StopRequest() as stop:
-            for step in job.loader.steps(epoch=state.epoch, position=state.position):
-                if state.step >= job.total_steps or asked:
-                    break
-                progress = run_step(job, state, step)
+            steps = job.loader.steps(epoch=state.epoch, position=state.position)
+            while state.step < job.total_steps and not asked:
+                progress = run_step(job, state, next(steps))  # a step that is not made is not prepared either
                 state = progress.state
                 wants = [observer.on_step(progress) for observer in job.observers]
                 asked = job.trained.strategy.any(stop.requested or any(wants))
@@ -111,6 +110,7 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
     strategy.step(optimizer)
     job.trained.adapter.after_step(job.trained.model, state.step + 1)
     state = state.after(tokens=int(tokens), epoch=step.epoch, position=step.position)
+    reported = zip(sums, strategy.sum(list(sums.values())), strict=True)
     seconds = time.perf_counter() - started
     evaluation = _evaluate(job, state)
     if evaluation is not None:
@@ -126,7 +126,7 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
         tokens=int(tokens),
         seconds=seconds,
         evaluation=evaluation,
-        metrics=dict(zip(sums, [value / units for value in strategy.sum(list(sums.values()))], strict=True)),
+        metrics={**step.metrics, **{name: value / units for name, value in reported}},
     )
 
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.conversation import Content, Conversation, Labelled, Message, Origin, Preference, Row, Text
+from luthier.data.conversation import Content, Conversation, Labelled, Message, Origin, Preference, Row, Task, Text
 from luthier.data.formats.base import judged, named, recognise
 from luthier.errors import AmbiguousFormat, DataError, RowError
 from luthier.plugins import UnknownPart, names
@@ -96,6 +96,10 @@ READ: list[tuple[str, Any, Content]] = [
         {"conversations": [HUMAN, GPT], "label": True}, {"instruction": "u", "output": "a", "label": True})],
     ("labelled", {"messages": [U, A, U, A], "label": False},
      Labelled(Conversation((ASKED, replace(SAID, weight=0.0), ASKED, SAID)), wanted=False)),
+    *[("prompt", value, Task(Conversation((ASKED,)), answer)) for value, answer in (
+        ({"prompt": "u"}, None), ({"prompt": [U]}, None), ({"prompt": "u", "answer": "a", "level": 3}, "a"),
+        ({"prompt": "u", "solution": 42}, "42"), ({"prompt": "u", "ground_truth": "a"}, "a"))],
+    ("prompt", {"prompt": "u", "system": "s"}, Task(Conversation((SYSTEM, ASKED)))),
     ("text", {"text": " once\n"}, Text(" once\n")),
     ("text", {"text": "once", "id": 3}, Text("once")),
     ("text", "once", Text("once")),
@@ -252,6 +256,8 @@ BAD: list[tuple[str, str, Any]] = [
     ("prompt-completion", "bad-message", {"prompt": None, "completion": "a"}),
     ("prompt-completion", "bad-message", {"prompt": "u", "completion": "a", "system": 5}),
     ("prompt-completion", "bad-message", {"prompt": "u", "completion": "a", "history": 5}),
+    *[("prompt", "empty-question", {"prompt": empty}) for empty in ("", " \n", [], [U, A])],
+    ("prompt", "bad-message", {"prompt": "u", "answer": ["a"]}),
     *[("prompt-completion", "empty-question", {"prompt": empty, "completion": "a"}) for empty in ("", " \n", [])],
     *[("prompt-completion", "no-assistant", {"prompt": [U, A, U], "completion": none}) for none in ([], [U])],
     ("prompt-completion", "empty-answer", {"question": "u", "answer": ""}),

@@ -271,6 +271,7 @@ def test_the_weight_of_a_turn_reaches_its_tokens(prepare: Any, write_rows: Write
 
 class Nothing:
     joint = False
+    online = False
 
     def sequences(self, content: Any, renderer: Any) -> list[Tokens]:
         return []

@@ -16,6 +16,7 @@ from luthier.data.render import Renderer
 from luthier.models.load import _use_segment_attention
 from luthier.models.output import Forward
 from luthier.objectives.base import Objective
+from luthier.train.observers.base import Observer, Progress
 from tests.conftest import build_model, chat_rows
 
 
@@ -120,3 +121,22 @@ def require_same(found: dict[str, Tensor], expected: dict[str, Tensor], toleranc
     assert found.keys() == expected.keys()
     for name, slope in expected.items():
         assert (found[name] - slope).norm() <= tolerance * slope.norm() + 1e-12, name
+
+
+class Seen(Observer):
+    """Keeps what each step said."""
+
+    def __init__(self) -> None:
+        self.steps: list[Progress] = []
+
+    def on_step(self, progress: Progress) -> bool:
+        self.steps.append(progress)
+        return False
+
+
+def prompt_rows(count: int) -> list[dict[str, Any]]:
+    """Questions for online objectives."""
+    return [{"prompt": f"What is {i}?" + " Say it." * (i % 3), "answer": str(i)} for i in range(count)]
+
+
+DIGIT = {"type": "regex", "pattern": "[kqx]"}

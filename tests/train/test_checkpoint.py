@@ -16,6 +16,8 @@ import torch
 from luthier.adapters.base import trainable
 from luthier.adapters.full import Full
 from luthier.adapters.lora import Lora
+from luthier.data.loader import Loader
+from luthier.data.pack import Layout
 from luthier.distributed.single import SingleStrategy
 from luthier.errors import CheckpointError, StorageError
 from luthier.system.files import PREFIX
@@ -34,7 +36,8 @@ def trained(adapter: Any, seed: int = 0) -> Trained:
     optimizer = AdamW().build(trainable(model), weight_decay=0.1)
     for group in optimizer.param_groups:
         group["lr"] = 1e-2
-    return Trained(model, build_tokenizer(), adapter, optimizer, SingleStrategy(torch.device("cpu")))
+    loader = Loader([], batch_size=1, seed=0, layout=Layout(packing=True, tokens=8))
+    return Trained(model, build_tokenizer(), adapter, optimizer, SingleStrategy(torch.device("cpu")), loader)
 
 
 def take_steps(given: Trained, count: int) -> None:

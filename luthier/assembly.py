@@ -1,0 +1,222 @@
+"""The parts of one run, put together in the order in which they need each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from luthier.adapters.base import Adapter, trainable
+from luthier.config import RunConfig
+from luthier.data.loader import Loader, LoaderLike
+from luthier.data.pack import Batch, Example
+from luthier.data.processor import Prepared
+from luthier.distributed.strategy import Strategy
+from luthier.errors import ModelError
+from luthier.evaluate.evaluator import EvaluatorLike
+from luthier.inference.hf import HfEngine
+from luthier.models.load import ModelLoaderLike, find
+from luthier.models.output import Forward, Output, add_value_head
+from luthier.models.reference import frozen, with_reference
+from luthier.objectives.base import Objective
+from luthier.objectives.online import Online
+from luthier.rollout.rewards import Reward
+from luthier.rollout.source import Rollouts
+from luthier.system.hardware import choose_precision
+from luthier.train.check import Ready, Report, check_model
+from luthier.train.checkpoint import Checkpoints, Trained
+from luthier.train.loop import Job
+from luthier.train.optim import OptimizerSettings
+from luthier.train.schedule import Schedule
+from luthier.train.state import State, seed_everything
+from luthier.units import Duration
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class Assembly:
+    """One run on one rank."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        ready: Ready,
+        strategy: Strategy,
+        *,
+        models: ModelLoaderLike,
+        evaluator: EvaluatorLike,
+    ) -> None:
+        self.config, self.ready, self.strategy = config, ready, strategy
+        self.models, self.evaluator = models, evaluator
+        self.adapter = cast(Adapter, config.adapter)
+        self.objective = cast(Objective, config.objective)
+        self.precision = choose_precision(config.train.precision, strategy.device.type)
+        self.dtype = "bfloat16" if self.precision == "bf16" and not self.adapter.trains_base else "float32"
+
+    def job(self) -> Job:
+        """Everything the loop needs, placed on the devices."""
+        config, strategy = self.config, self.strategy
+        seed_everything(config.train.seed, rank=0)  # the same new weights on every rank
+        base = self.models.load(config.model, dtype=self.dtype, scores=self.objective.needs.scores)
+        Report(check_model(base, self.ready.data, self.ready.layout), []).require_no_errors()
+        data = self._asked(base, _companioned(self.objective, self.ready.data))
+        model = self._adapted(base)
+        forward = Forward(
+            model, self.precision, embedding_noise=self.objective.needs.embedding_noise, teacher=self._teacher()
+        )
+        wrapped = strategy.prepare(model)
+        optimizer = cast(OptimizerSettings, config.train.optimizer).build(
+            trainable(model), weight_decay=config.train.weight_decay
+        )
+        seed_everything(config.train.seed, rank=strategy.rank)
+        loader, evaluate = self._loader(model, forward, data)
+        epochs = max(1, -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000))
+        return Job(
+            model=wrapped,
+            trained=Trained(model, self.ready.renderer.tokenizer, self.adapter, optimizer, strategy, loader),
+            forward=forward,
+            objective=self.objective,
+            loader=loader,
+            settings=config.train,
+            schedule=cast(Schedule, config.train.schedule),
+            state=State(),
+            total_steps=min(epochs, config.train.max_steps or epochs),
+            evaluate_every=in_steps(config.train.evaluate_every, loader),
+            evaluate=evaluate if data.held_out else None,
+            observers=(),
+        )
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        """Where the run is kept."""
+        return Checkpoints(Path(self.config.output.dir), keep=self.config.output.keep)
+
+    # ---- model -------------------------------------------------------------------------------------------------
+
+    def _adapted(self, base: PreTrainedModel) -> PreTrainedModel:
+        """The model with what is trained of it."""
+        model = self.adapter.attach(base)
+        if self.objective.needs.values:
+            add_value_head(model)
+        if self.config.train.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
+
+    def _teacher(self) -> Callable[[Batch], Output] | None:
+        """What answers each batch beside the model, where the objective asks for a teacher.
+
+        Raises:
+            ModelError: its tokenizer is another one, so its distributions are over other tokens.
+        """
+        config = self.objective.needs.teacher
+        if config is None:
+            return None
+        theirs = self.models.renderer(config).tokenizer
+        if theirs.get_vocab() != self.ready.renderer.tokenizer.get_vocab():
+            raise ModelError(
+                f"objective.teacher: {config.path} has another vocabulary than the model; take one of its family"
+            )
+        return frozen(self.models.load(config, dtype=self.dtype).to(self.strategy.device), self.precision)
+
+    # ---- data --------------------------------------------------------------------------------------------------
+
+    def _asked(self, model: PreTrainedModel, data: Prepared) -> Prepared:
+        """The rows and their companions with what the model says before it is trained, where the objective asks."""
+        if not self.objective.needs.reference:
+            return data
+        model.to(self.strategy.device)
+        forward = Forward(model, self.precision)
+
+        def said(examples: list[Example]) -> list[Example]:
+            return with_reference(model, forward, examples, self.ready.layout, self.strategy)
+
+        def both(examples: list[Example]) -> list[Example]:
+            beside = [example.companion for example in examples if example.companion]
+            if not beside:
+                return said(examples)
+            return [replace(e, companion=other) for e, other in zip(said(examples), said(beside), strict=True)]
+
+        return replace(data, train=both(data.train), held_out=both(data.held_out))
+
+    def _loader(
+        self, model: PreTrainedModel, forward: Forward, data: Prepared
+    ) -> tuple[LoaderLike, Callable[[], Mapping[str, float]]]:
+        """Where the steps come from, and how the held-out rows are measured."""
+        rows = Loader(
+            data.train,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.train.seed,
+            layout=self.ready.layout,
+            rank=self.strategy.rank,
+            ranks=self.strategy.ranks,
+        )
+        if not isinstance(self.objective, Online):
+            return rows, lambda: self.evaluator.loss(model, forward, self.objective, data.held_out, self.ready.layout)
+        rewards = [cast(Reward, reward) for reward in self.objective.rewards]
+        rollouts = Rollouts(
+            rows,
+            HfEngine(model, self.ready.renderer),
+            self.objective,
+            [(reward.weight, reward.open(self.models)) for reward in rewards],
+            self.strategy,
+            ask=self._answer_columns(self.objective, model, forward),
+        )
+        return rollouts, lambda: rollouts.measure(data.held_out)
+
+    def _answer_columns(
+        self, objective: Online, model: Any, forward: Forward
+    ) -> Callable[[Batch], Mapping[str, Tensor]] | None:
+        """What is asked about answers once they are drawn: under this policy, and under the one before training."""
+        reference = self._before_training(model, forward) if objective.beta else None
+        old = objective.updates > 1 or objective.needs.values
+        if not old and reference is None:
+            return None
+
+        def ask(batch: Batch) -> dict[str, Tensor]:
+            found = {}
+            if old:
+                output = forward(model, batch)
+                found["old"] = objective.said(output, batch)
+                if objective.needs.values:
+                    found["value"] = output.values(batch.targets)
+            if reference is not None:
+                found["reference"] = objective.said(reference(batch), batch)
+            return found
+
+        return ask
+
+    def _before_training(self, model: Any, forward: Forward) -> Callable[[Batch], Output]:
+        """The model with its adapter off; a second copy where that is not what training started from."""
+        from peft import PeftModel
+
+        if not isinstance(model, PeftModel) or find(self.config.model.path).adapter is not None:
+            return frozen(
+                self.models.load(self.config.model, dtype=self.dtype).to(self.strategy.device), self.precision
+            )
+
+        def answer(batch: Batch) -> Output:
+            with model.disable_adapter():
+                return forward(model, batch)
+
+        return answer
+
+
+def _companioned(objective: Objective, data: Prepared) -> Prepared:
+    """The rows with their companions, where the objective takes statistics of any."""
+
+    def both(examples: list[Example]) -> list[Example]:
+        beside = objective.companions(examples)
+        return examples if beside is None else [replace(e, companion=b) for e, b in zip(examples, beside, strict=True)]
+
+    return replace(data, train=both(data.train), held_out=both(data.held_out))
+
+
+def in_steps(every: Duration | None, loader: LoaderLike) -> int | None:
+    """How many optimizer steps a duration is."""
+    if every is None:
+        return None
+    return every.steps(steps_per_epoch=loader.steps_per_epoch, tokens_per_step=loader.tokens_per_step)

@@ -1,0 +1,42 @@
+"""Something to answer, without the answer to learn: `{"prompt": ...}`, with the right `answer` where there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.data.conversation import Content, Conversation, Row, Task
+from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.formats.preference import prompt_of
+from luthier.data.formats.prompt_completion import PAIRS
+from luthier.errors import RowError
+
+ANSWERS = ("answer", "solution", "ground_truth", "target")
+
+
+class Prompt:
+    """A prompt (text or messages) for online objectives; rewards see all other keys of the row."""
+
+    evidence = "prompt, with answer, solution, ground_truth or target where there is one; for online objectives"
+
+    def recognises(self, value: Any) -> bool:
+        """A prompt is there, and nothing that would be learnt from it."""
+        return (
+            isinstance(value, dict)
+            and isinstance(value.get("prompt"), str | list)
+            and not judged(value)
+            and not any(set(pair) <= set(value) for pair in PAIRS)
+        )
+
+    def read(self, row: Row) -> Content:
+        """The task; raises RowError."""
+        if not isinstance(row.value, dict) or not isinstance(row.value.get("prompt"), str | list):
+            raise wrong_layout(row, self.evidence)
+        messages = prompt_of(row)
+        if not messages or not messages[-1].content.strip():
+            raise RowError(str(row.origin), "empty-question", "prompt is empty")
+        if messages[-1].role == "assistant":
+            raise RowError(str(row.origin), "empty-question", "the prompt ends with an answer")
+        answer = next((row.value[key] for key in ANSWERS if row.value.get(key) is not None), None)
+        if answer is not None and not isinstance(answer, str | int | float):
+            raise RowError(str(row.origin), "bad-message", f"the right answer must be text or a number, got {answer!r}")
+        return Task(Conversation(tuple(messages)), None if answer is None else str(answer), row.value)
