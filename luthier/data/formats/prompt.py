@@ -20,16 +20,11 @@ class Prompt:
 
     def recognises(self, value: Any) -> bool:
         """A prompt is there, and nothing that would be learnt from it."""
-        return (
-            isinstance(value, dict)
-            and isinstance(value.get("prompt"), str | list)
-            and not judged(value)
-            and not any(set(pair) <= set(value) for pair in PAIRS)
-        )
+        return _asks(value) and not judged(value)
 
     def read(self, row: Row) -> Content:
         """The task; raises RowError."""
-        if not isinstance(row.value, dict) or not isinstance(row.value.get("prompt"), str | list):
+        if not _asks(row.value):
             raise wrong_layout(row, self.evidence)
         messages = prompt_of(row)
         if not messages or not messages[-1].content.strip():
@@ -40,3 +35,11 @@ class Prompt:
         if answer is not None and not isinstance(answer, str | int | float):
             raise RowError(str(row.origin), "bad-message", f"the right answer must be text or a number, got {answer!r}")
         return Task(Conversation(tuple(messages)), None if answer is None else str(answer), row.value)
+
+
+def _asks(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("prompt"), str | list)
+        and not any(set(pair) <= set(value) for pair in PAIRS)
+    )
