@@ -103,6 +103,8 @@ class TrainConfig(Settings):
     """The optimizer."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay; never applied to norms and biases."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of each layer as a share of that of the layer above; embeddings lowest, head highest."""
     schedule: Annotated[Part, Choice("schedule")] = Field(default="cosine", validate_default=True)
     """Shape of the learning rate after the warm-up."""
     warmup_steps: Annotated[float, Field(ge=0)] = 0.03

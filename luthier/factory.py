@@ -39,7 +39,9 @@ from luthier.train.loop import Job, Trainer, TrainerLike
 from luthier.train.observers.base import Observer
 from luthier.train.observers.log import Log
 from luthier.train.observers.save import Save
-from luthier.train.optim import OptimizerSettings
+from luthier.train.optim.base import OptimizerSettings
+from luthier.train.optim.groups import parameter_groups
+from luthier.train.optim.wrapped import settle
 from luthier.train.schedule import Schedule
 from luthier.train.state import State, seed_everything
 from luthier.units import Duration
@@ -136,6 +138,7 @@ class Factory:
 
     def prepare(self, config: RunConfig, *, device_type: str = "cpu") -> Ready:
         """Tokenizer, data and the check of both; nothing is written."""
+        cast(OptimizerSettings, config.train.optimizer).require(config)
         renderer = self.models.renderer(config.model)
         objective = cast(Objective, config.objective)
         data = self.data.prepare(config.data, renderer, objective)
@@ -186,10 +189,8 @@ class Factory:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         forward = Forward(model, precision)
         wrapped = strategy.prepare(model)
-        parameters = trainable(model)
-        optimizer = cast(OptimizerSettings, config.train.optimizer).build(
-            parameters, weight_decay=config.train.weight_decay
-        )
+        decays = {"weight_decay": config.train.weight_decay, "layer_decay": config.train.layer_decay}
+        optimizer = cast(OptimizerSettings, config.train.optimizer).build(parameter_groups(model, adapter, **decays))
         seed_everything(config.train.seed, rank=strategy.rank)
         loader = Loader(
             data.train,
@@ -228,6 +229,8 @@ class Factory:
         if best is not None and best != state.step and best in checkpoints.steps():
             trained.adapter.load(trained.model, checkpoints.path(best))
             final = best
+        else:
+            settle(trained.optimizer)
         trained.model.eval()
         metrics: dict[str, float] = {"steps": state.step, "tokens": state.tokens, "final_step": final}
         if job.evaluate is not None:

@@ -51,7 +51,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "pretrain": "luthier.objectives.pretrain:Pretrain",
         "dpo": "luthier.objectives.dpo:Dpo",
     },
-    "optimizer": {"adamw": "luthier.train.optim:AdamW"},
+    "optimizer": {
+        "adamw": "luthier.train.optim.adamw:AdamW",
+        "adamw-8bit": "luthier.train.optim.adamw:AdamW8bit",
+    },
     "schedule": {
         "cosine": "luthier.train.schedule:Cosine",
         "linear": "luthier.train.schedule:Linear",

@@ -23,6 +23,8 @@ from luthier.objectives.base import Objective
 from luthier.system.signals import StopRequest
 from luthier.train.checkpoint import Trained
 from luthier.train.observers.base import Observer, Progress
+from luthier.train.optim.base import set_learning_rate
+from luthier.train.optim.wrapped import evaluation_weights
 from luthier.train.schedule import Schedule, learning_rate, warmup_length
 from luthier.train.state import State
 
@@ -144,8 +146,7 @@ def _set_learning_rate(job: Job, step: int) -> float:
     warmup = warmup_length(job.settings.warmup_steps, job.total_steps)
     peak = job.settings.learning_rate
     rate = learning_rate(job.schedule, step, total_steps=job.total_steps, warmup=warmup, peak=peak)
-    for group in job.trained.optimizer.param_groups:
-        group["lr"] = rate
+    set_learning_rate(job.trained.optimizer, rate)
     return rate
 
 
@@ -154,4 +155,5 @@ def _evaluate(job: Job, state: State) -> Mapping[str, float] | None:
     if job.evaluate is None or not (due or state.step >= job.total_steps):
         return None
     job.model.eval()
-    return job.evaluate()
+    with evaluation_weights(job.trained.optimizer):
+        return job.evaluate()
