@@ -54,6 +54,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "optimizer": {
         "adamw": "luthier.train.optim.adamw:AdamW",
         "adamw-8bit": "luthier.train.optim.adamw:AdamW8bit",
+        "adafactor": "luthier.train.optim.adafactor:Adafactor",
+        "lion": "luthier.train.optim.lion:Lion",
+        "muon": "luthier.train.optim.muon:Muon",
+        "schedule-free": "luthier.train.optim.schedule_free:ScheduleFree",
+        "galore": "luthier.train.optim.low_rank:GaLore",
+        "apollo": "luthier.train.optim.low_rank:Apollo",
+        "badam": "luthier.train.optim.badam:BAdam",
     },
     "schedule": {
         "cosine": "luthier.train.schedule:Cosine",
