@@ -39,7 +39,7 @@ RUNS: dict[str, tuple[Any, Any, float]] = {
     "apollo": ("full", {"type": "apollo", "rank": 8, "update_proj_gap": 2}, 1e-2),
     "apollo, svd": ("full", {"type": "apollo", "rank": 2, "update_proj_gap": 2, "proj": "svd"}, 1e-2),
     "apollo, mini": ("full", {"type": "apollo", "rank": 1, "scale": 128, "scale_type": "tensor"}, 1e-2),
-    "badam": ("full", {"type": "badam", "switch_block_every": 2}, 1e-2),
+    "badam": ("full", {"type": "badam", "switch_block_every": 3}, 1e-2),
     "badam, random": (
         "full",
         {"type": "badam", "switch_block_every": 2, "switch_mode": "random", "include_embedding_and_head": True},
