@@ -66,6 +66,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "cosine": "luthier.train.schedule:Cosine",
         "linear": "luthier.train.schedule:Linear",
         "constant": "luthier.train.schedule:Constant",
+        "cosine-restarts": "luthier.train.schedule:CosineRestarts",
+        "wsd": "luthier.train.schedule:Wsd",
+        "polynomial": "luthier.train.schedule:Polynomial",
     },
     "strategy": {
         "auto": "luthier.distributed.auto:Auto",
