@@ -113,8 +113,8 @@ class TrainConfig(Settings):
     """Clip the norm of all gradients to this; null: do not clip."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Type of the arithmetic; auto: bf16 on GPUs that have it, fp32 on CPUs."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: bool | Positive = False
+    """Recompute activations in the backward pass: less memory, a third more time; n: of every n-th layer only."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, order and dropout."""
     evaluate_every: Duration | None = Duration(1, "epochs")
@@ -285,4 +285,4 @@ def _problem(error: dict[str, Any]) -> Problem:
 
 def _is_union_tag(part: str | int) -> bool:
     """pydantic puts the name of the tried alternative into the path; no key of ours looks like one."""
-    return isinstance(part, str) and (part in ("float", "int", "str") or any(c in part for c in "[-("))
+    return isinstance(part, str) and (part in ("float", "int", "str", "bool") or any(c in part for c in "[-("))

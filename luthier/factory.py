@@ -24,6 +24,7 @@ from luthier.distributed.strategy import Strategy, StrategySettings
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.models.output import Forward
+from luthier.models.recompute import recompute_layers
 from luthier.models.reference import with_reference
 from luthier.objectives.base import Objective
 from luthier.system.files import refused_writes_of, write_text
@@ -186,7 +187,7 @@ class Factory:
         data = _referenced(model, ready, precision, strategy) if objective.reference else ready.data
         model = adapter.attach(model)
         if config.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_layers(model, every=int(config.train.gradient_checkpointing))
         forward = Forward(model, precision)
         wrapped = strategy.prepare(model)
         decays = {"weight_decay": config.train.weight_decay, "layer_decay": config.train.layer_decay}

@@ -62,13 +62,13 @@ class CosineRestarts(Part):
 
 
 class Wsd(Part):
-    """Warm-up, stable, decay: the peak, and a fall at the end (Hu et al. 2024, arXiv:2404.06395, section 4.2)."""
+    """Warm-up, stable, decay: the peak, and a fall at the end (Hu et al. 2024, arXiv:2404.06395)."""
 
     type: Literal["wsd"] = "wsd"
     decay: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the steps after the warm-up in which the rate falls."""
     shape: Literal["linear", "cosine", "1-sqrt"] = "1-sqrt"
-    """How it falls; 1-sqrt was best of those tried by Haegele et al. 2024, arXiv:2405.18392, section 3."""
+    """How it falls; 1-sqrt was best of those tried by Haegele et al. 2024, arXiv:2405.18392."""
     minimum: Share = 0.0
     """Share of the peak at the end."""
 

@@ -18,8 +18,8 @@ def parameter_groups(
     """The trained parameters in groups, each of which shares decay, learning-rate scale and role.
 
     Norms and biases are never decayed. With `layer_decay` below 1, each layer learns that much slower than the one
-    above it: the head and the last norm at the full rate, the embeddings slowest (Clark et al. 2020, arXiv:2003.10555,
-    section 3.1). A tied head is the embedding. The adapter's own scales (LoRA+) multiply.
+    above it: the head and the last norm at the full rate, the embeddings slowest (Clark et al. 2020, arXiv:2003.10555).
+    A tied head is the embedding. The adapter's own scales (LoRA+) multiply.
 
     Raises:
         UserError: `layer_decay` for a model whose layers cannot be told apart.

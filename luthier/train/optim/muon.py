@@ -21,7 +21,7 @@ class Muon(Part):
     """Orthogonal updates of hidden matrices (Jordan et al. 2024), AdamW for embeddings, head, norms and biases.
 
     https://kellerjordan.github.io/posts/muon; torch's own. By default each update is given the size of one of AdamW
-    (Liu et al. 2025, arXiv:2502.16982, eq. 4), so that one learning rate and one decay serve both.
+    (Liu et al. 2025, arXiv:2502.16982), so that one learning rate and one decay serve both.
     """
 
     type: Literal["muon"] = "muon"
