@@ -111,8 +111,8 @@ class TrainConfig(Settings):
     """Linear warm-up: a share of all steps when below 1, else a number of steps."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the norm of all gradients to this; null: do not clip."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Type of the arithmetic; auto: bf16 on GPUs that have it, fp32 on CPUs."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the arithmetic; auto: bf16 on GPUs that have it, else fp32; fp16: with loss scaling, on GPUs only."""
     gradient_checkpointing: bool | Positive = False
     """Recompute activations in the backward pass: less memory, a third more time; n: of every n-th layer only."""
     seed: Annotated[int, Field(ge=0)] = 0

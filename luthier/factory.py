@@ -20,7 +20,7 @@ from luthier.data.loader import Loader
 from luthier.data.pack import Layout
 from luthier.data.processor import DataProcessor, DataProcessorLike, Prepared
 from luthier.data.render import Renderer
-from luthier.distributed.strategy import Strategy, StrategySettings
+from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.models.output import Forward
@@ -43,6 +43,7 @@ from luthier.train.observers.save import Save
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.groups import parameter_groups
 from luthier.train.optim.wrapped import settle
+from luthier.train.scaling import LossScaler
 from luthier.train.schedule import Schedule
 from luthier.train.state import State, seed_everything
 from luthier.units import Duration
@@ -155,6 +156,7 @@ class Factory:
 
     def check(self, config: RunConfig) -> Ready:
         """The whole check, the model's part included; trains nothing and writes nothing."""
+        choose_precision(config.train.precision, pick_device(0).type)  # which refuses what this machine cannot
         ready = self.prepare(config)
         model = self.models.load(config.model)
         findings = [*ready.report.findings, *check_model(model, ready.data, ready.layout)]
@@ -180,7 +182,8 @@ class Factory:
         seed_everything(config.train.seed, rank=0)  # the same new weights on every rank
         precision = choose_precision(config.train.precision, strategy.device.type)
         adapter = cast(Adapter, config.adapter)
-        dtype = "bfloat16" if precision == "bf16" and not adapter.trains_base else "float32"
+        halves = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+        dtype = "float32" if adapter.trains_base else halves[precision]
         model = self.models.load(config.model, dtype=dtype)
         Report(check_model(model, ready.data, ready.layout), []).require_no_errors()
         objective = cast(Objective, config.objective)
@@ -192,6 +195,7 @@ class Factory:
         wrapped = strategy.prepare(model)
         decays = {"weight_decay": config.train.weight_decay, "layer_decay": config.train.layer_decay}
         optimizer = cast(OptimizerSettings, config.train.optimizer).build(parameter_groups(model, adapter, **decays))
+        scaler = LossScaler(strategy.device.type) if precision == "fp16" else None
         seed_everything(config.train.seed, rank=strategy.rank)
         loader = Loader(
             data.train,
@@ -204,7 +208,7 @@ class Factory:
         epochs = max(1, -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000))
         job = Job(
             model=wrapped,
-            trained=Trained(model, ready.renderer.tokenizer, adapter, optimizer, strategy),
+            trained=Trained(model, ready.renderer.tokenizer, adapter, optimizer, strategy, scaler),
             forward=forward,
             objective=objective,
             loader=loader,

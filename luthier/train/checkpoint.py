@@ -2,7 +2,7 @@
 
 `checkpoint-N/` holds the weights to use and the tokenizer as plain transformers or peft load them,
 `optimizer.safetensors` (with the weights of training, where they differ from those to use), `random.safetensors` (one
-tensor per rank), `state.json`, and `manifest.json` with the sha256 of every file.
+tensor per rank), `state.json`, `scaler.json` in fp16, and `manifest.json` with the sha256 of every file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from luthier.distributed.strategy import Strategy
 from luthier.system.files import atomic_folder, sha256_of
 from luthier.train.optim.saved import TensorFile, load_optimizer, optimizer_tensors
 from luthier.train.optim.wrapped import evaluation_weights
+from luthier.train.scaling import LossScaler
 from luthier.train.state import State, random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 NAME = "checkpoint-"
 MANIFEST = "manifest.json"
+SCALER = "scaler.json"
+"""Only where there is loss scaling."""
 ALWAYS = ("state.json", "optimizer.safetensors", "random.safetensors")
 """Files of every checkpoint, besides those of its adapter."""
 
@@ -41,6 +44,7 @@ class Trained:
     adapter: Adapter
     optimizer: torch.optim.Optimizer
     strategy: Strategy
+    scaler: LossScaler | None = None
 
 
 class Checkpoints:
@@ -71,6 +75,8 @@ class Checkpoints:
                     trained.adapter.save(trained.model, folder)
                     save_file(optimizer_tensors(trained.optimizer, trained.model), folder / "optimizer.safetensors")
                 trained.tokenizer.save_pretrained(folder)
+                if trained.scaler is not None:
+                    (folder / SCALER).write_text(json.dumps(trained.scaler.state()), encoding="utf-8")
                 save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
                 (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
                 sums = {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()}
@@ -97,6 +103,8 @@ class Checkpoints:
         state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
         trained.adapter.load(trained.model, path)
         load_optimizer(trained.optimizer, trained.model, TensorFile(path / "optimizer.safetensors"))
+        if trained.scaler is not None:
+            trained.scaler.load(json.loads((path / SCALER).read_text(encoding="utf-8")))
         random = load_file(path / "random.safetensors")
         mine = random.get(f"rank_{trained.strategy.rank}")
         if mine is not None:  # more ranks than before: the new ones keep their seed

@@ -100,15 +100,22 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
     sums: dict[str, float] = {}
     job.model.train()
     loss = strategy.forward_backward(job.model, step.micro_batches, _loss_of(job, units, sums))
+    scaler = job.trained.scaler
+    if scaler is not None:
+        loss = scaler.unscale(optimizer, loss)
     norm = strategy.clip(job.model, job.settings.max_grad_norm)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+    skipped = scaler is not None and scaler.overflowed()
+    if not (skipped or (math.isfinite(loss) and math.isfinite(norm))):
         rows = ", ".join(str(example.origin) for example in step.examples[:8])
         raise TrainingError(
             f"step {state.step + 1}: loss {loss:g}, gradient norm {norm:g}; nothing was updated. "
             f"Rows of this step: {rows}. A lower learning rate or fp32 usually helps; the last checkpoint is intact."
         )
-    strategy.step(optimizer)
-    job.trained.adapter.after_step(job.trained.model, state.step + 1)
+    if skipped:
+        optimizer.zero_grad(set_to_none=True)
+    else:
+        strategy.step(optimizer)
+        job.trained.adapter.after_step(job.trained.model, state.step + 1)
     state = state.after(tokens=int(tokens), epoch=step.epoch, position=step.position)
     seconds = time.perf_counter() - started
     evaluation = _evaluate(job, state)
@@ -125,7 +132,8 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
         tokens=int(tokens),
         seconds=seconds,
         evaluation=evaluation,
-        metrics=dict(zip(sums, [value / units for value in strategy.sum(list(sums.values()))], strict=True)),
+        metrics=dict(zip(sums, [value / units for value in strategy.sum(list(sums.values()))], strict=True))
+        | ({} if scaler is None else {"loss_scale": scaler.scale, "skipped_steps": scaler.skipped}),
     )
 
 
@@ -137,7 +145,8 @@ def _loss_of(job: Job, units: float, sums: dict[str, float]) -> Callable[[nn.Mod
         total, extra = job.objective.loss(output.logprobs(batch.targets), batch)
         for name, value in extra.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
-        return total / max(units, 1)
+        loss = total / max(units, 1)
+        return loss if job.trained.scaler is None else job.trained.scaler.scaled(loss)
 
     return loss_of
 
