@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from luthier.adapters.base import Adapter, trainable
+from luthier.adapters.base import Adapter
 from luthier.config import RunConfig
 from luthier.data.loader import Loader, LoaderLike
 from luthier.data.pack import Batch, Example
@@ -19,6 +19,7 @@ from luthier.evaluate.evaluator import EvaluatorLike
 from luthier.inference.hf import HfEngine
 from luthier.models.load import ModelLoaderLike, find
 from luthier.models.output import Forward, Output, add_value_head
+from luthier.models.recompute import recompute_layers
 from luthier.models.reference import frozen, with_reference
 from luthier.objectives.base import Objective
 from luthier.objectives.online import Online
@@ -28,7 +29,9 @@ from luthier.system.hardware import choose_precision
 from luthier.train.check import Ready, Report, check_model
 from luthier.train.checkpoint import Checkpoints, Trained
 from luthier.train.loop import Job
-from luthier.train.optim import OptimizerSettings
+from luthier.train.optim.base import OptimizerSettings
+from luthier.train.optim.groups import parameter_groups
+from luthier.train.scaling import LossScaler
 from luthier.train.schedule import Schedule
 from luthier.train.state import State, seed_everything
 from luthier.units import Duration
@@ -55,7 +58,8 @@ class Assembly:
         self.adapter = cast(Adapter, config.adapter)
         self.objective = cast(Objective, config.objective)
         self.precision = choose_precision(config.train.precision, strategy.device.type)
-        self.dtype = "bfloat16" if self.precision == "bf16" and not self.adapter.trains_base else "float32"
+        halves = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+        self.dtype = "float32" if self.adapter.trains_base else halves[self.precision]
 
     def job(self) -> Job:
         """Everything the loop needs, placed on the devices."""
@@ -69,15 +73,16 @@ class Assembly:
             model, self.precision, embedding_noise=self.objective.needs.embedding_noise, teacher=self._teacher()
         )
         wrapped = strategy.prepare(model)
-        optimizer = cast(OptimizerSettings, config.train.optimizer).build(
-            trainable(model), weight_decay=config.train.weight_decay
-        )
+        decays = {"weight_decay": config.train.weight_decay, "layer_decay": config.train.layer_decay}
+        groups = parameter_groups(model, self.adapter, **decays)
+        optimizer = cast(OptimizerSettings, config.train.optimizer).build(groups)
+        scaler = LossScaler(strategy.device.type) if self.precision == "fp16" else None
         seed_everything(config.train.seed, rank=strategy.rank)
         loader, evaluate = self._loader(model, forward, data)
         epochs = max(1, -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000))
         return Job(
             model=wrapped,
-            trained=Trained(model, self.ready.renderer.tokenizer, self.adapter, optimizer, strategy, loader),
+            trained=Trained(model, self.ready.renderer.tokenizer, self.adapter, optimizer, strategy, loader, scaler),
             forward=forward,
             objective=self.objective,
             loader=loader,
@@ -103,7 +108,7 @@ class Assembly:
         if self.objective.needs.values:
             add_value_head(model)
         if self.config.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_layers(model, every=int(self.config.train.gradient_checkpointing))
         return model
 
     def _teacher(self) -> Callable[[Batch], Output] | None:

@@ -103,16 +103,18 @@ class TrainConfig(Settings):
     """The optimizer."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay; never applied to norms and biases."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of each layer as a share of that of the layer above; embeddings lowest, head highest."""
     schedule: Annotated[Part, Choice("schedule")] = Field(default="cosine", validate_default=True)
     """Shape of the learning rate after the warm-up."""
     warmup_steps: Annotated[float, Field(ge=0)] = 0.03
     """Linear warm-up: a share of all steps when below 1, else a number of steps."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the norm of all gradients to this; null: do not clip."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Type of the arithmetic; auto: bf16 on GPUs that have it, fp32 on CPUs."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the arithmetic; auto: bf16 on GPUs that have it, else fp32; fp16: with loss scaling, on GPUs only."""
+    gradient_checkpointing: bool | Positive = False
+    """Recompute activations in the backward pass: less memory, a third more time; n: of every n-th layer only."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, order and dropout."""
     evaluate_every: Duration | None = Duration(1, "epochs")
@@ -283,4 +285,4 @@ def _problem(error: dict[str, Any]) -> Problem:
 
 def _is_union_tag(part: str | int) -> bool:
     """pydantic puts the name of the tried alternative into the path; no key of ours looks like one."""
-    return isinstance(part, str) and (part in ("float", "int", "str") or any(c in part for c in "[-("))
+    return isinstance(part, str) and (part in ("float", "int", "str", "bool") or any(c in part for c in "[-("))

@@ -20,12 +20,12 @@ from luthier.config import RunConfig
 from luthier.data.pack import Layout
 from luthier.data.processor import DataProcessor, DataProcessorLike, Prepared
 from luthier.data.render import Renderer
-from luthier.distributed.strategy import StrategySettings
+from luthier.distributed.strategy import StrategySettings, pick_device
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.objectives.base import Objective
 from luthier.system.files import refused_writes_of, write_text
-from luthier.system.hardware import environment, micro_batch_tokens, peak_memory_bytes
+from luthier.system.hardware import choose_precision, environment, micro_batch_tokens, peak_memory_bytes
 from luthier.tracking.base import Tracker, TrackerSettings
 from luthier.tracking.jsonl import Jsonl
 from luthier.tracking.plot import plot_loss
@@ -37,6 +37,8 @@ from luthier.train.loop import Job, Trainer, TrainerLike
 from luthier.train.observers.base import Observer
 from luthier.train.observers.log import Log
 from luthier.train.observers.save import Save
+from luthier.train.optim.base import OptimizerSettings
+from luthier.train.optim.wrapped import settle
 from luthier.train.state import State
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ class Factory:
 
     def prepare(self, config: RunConfig, *, device_type: str = "cpu") -> Ready:
         """Tokenizer, data and the check of both; nothing is written."""
+        cast(OptimizerSettings, config.train.optimizer).require(config)
         renderer = self.models.renderer(config.model)
         objective = cast(Objective, config.objective)
         data = self.data.prepare(config.data, renderer, objective)
@@ -137,6 +140,7 @@ class Factory:
 
     def check(self, config: RunConfig) -> Ready:
         """The whole check, the model's part included; trains nothing and writes nothing."""
+        choose_precision(config.train.precision, pick_device(0).type)  # which refuses what this machine cannot
         ready = self.prepare(config)
         model = self.models.load(config.model)
         findings = [*ready.report.findings, *check_model(model, ready.data, ready.layout)]
@@ -165,6 +169,8 @@ class Factory:
         if best is not None and best != state.step and best in checkpoints.steps():
             trained.load(checkpoints.path(best))
             final = best
+        else:
+            settle(trained.optimizer)
         trained.model.eval()
         metrics: dict[str, float] = {"steps": state.step, "tokens": state.tokens, "final_step": final}
         if job.evaluate is not None:

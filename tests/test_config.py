@@ -70,7 +70,10 @@ def test_an_override_goes_below_a_bare_section(tmp_path: Path) -> None:
         ({"train": {"epochs": "three"}}, "train.epochs: input should be a valid number"),
         ({"train": {"save_every": "3 weeks"}}, "train.save_every: '3 weeks' is not a duration; write '3 epochs'"),
         ({"train": {"schedule": "cosin"}}, "train.schedule: unknown schedule 'cosin'; did you mean 'cosine'?"),
-        ({"train": {"precision": "fp64"}}, "train.precision: input should be 'auto', 'fp32' or 'bf16'; given: 'fp64'"),
+        (
+            {"train": {"precision": "fp64"}},
+            "train.precision: input should be 'auto', 'fp32', 'bf16' or 'fp16'; given: 'fp64'",
+        ),
         ({"data": {"train": []}}, "data.train: list should have at least 1 item"),
         ({"data": {"train": 5}}, "data.train: input should be a valid list"),
         ({"data": {"train": ["x"], "held_out": 1.5}}, "data.held_out: input should be less than 1; given: 1.5"),

@@ -31,6 +31,9 @@ class Adapter(Protocol):
     def attach(self, model: PreTrainedModel) -> PreTrainedModel:
         """Freeze and add weights; returns the model to train (in evaluation mode, weights in float32 where trained)."""
 
+    def learning_rate_scale(self, name: str) -> float:
+        """What the learning rate of one parameter is multiplied by."""
+
     def after_step(self, model: nn.Module, step: int) -> None:
         """Act after an optimizer step, for methods that change during training."""
 

@@ -31,6 +31,10 @@ class Full(Part):
             parameter.requires_grad = True
         return model.float()
 
+    def learning_rate_scale(self, name: str) -> float:
+        """All parameters learn at one rate."""
+        return 1.0
+
     def after_step(self, model: nn.Module, step: int) -> None:
         """Nothing to do between steps."""
 

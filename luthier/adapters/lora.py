@@ -79,6 +79,10 @@ class Lora(Part):
             parameter.requires_grad = f".{model.active_adapter}." in name and "lora_" in name
         return model
 
+    def learning_rate_scale(self, name: str) -> float:
+        """All parameters learn at one rate."""
+        return 1.0
+
     def after_step(self, model: nn.Module, step: int) -> None:
         """LoRA does nothing between steps."""
 

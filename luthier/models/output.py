@@ -97,7 +97,8 @@ class Output:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """The arithmetic of forward passes."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
 class Forward:

@@ -1,8 +1,8 @@
 """Checkpoints that appear whole, are verified when read, and bring a run back exactly.
 
-`checkpoint-N/` holds the trained weights and the tokenizer as plain transformers or peft load them,
-`optimizer.safetensors`, `random.safetensors` (one tensor per rank), `state.json`, and `manifest.json` with the sha256
-of every file.
+`checkpoint-N/` holds the weights to use and the tokenizer as plain transformers or peft load them,
+`optimizer.safetensors` (with the weights of training, where they differ from those to use), `random.safetensors` (one
+tensor per rank), `state.json`, `scaler.json` in fp16, and `manifest.json` with the sha256 of every file.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
-from luthier.adapters.base import Adapter, trainable
+from luthier.adapters.base import Adapter
 from luthier.data.loader import LoaderLike
 from luthier.distributed.strategy import Strategy
-from luthier.errors import CheckpointError
 from luthier.models.output import value_head, without_value_head
 from luthier.system.files import atomic_folder, sha256_of
+from luthier.train.optim.saved import TensorFile, load_optimizer, optimizer_tensors
+from luthier.train.optim.wrapped import evaluation_weights
+from luthier.train.scaling import LossScaler
 from luthier.train.state import State, random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 NAME = "checkpoint-"
 MANIFEST = "manifest.json"
 VALUES, MEMORY = "value_head.safetensors", "loader.safetensors"
+SCALER = "scaler.json"
+"""Only where there is loss scaling."""
 ALWAYS = ("state.json", "optimizer.safetensors", "random.safetensors")
 """Files of every checkpoint, besides those of its adapter."""
 
@@ -45,6 +48,7 @@ class Trained:
     optimizer: torch.optim.Optimizer
     strategy: Strategy
     loader: LoaderLike
+    scaler: LossScaler | None = None
 
     def save(self, folder: Path) -> None:
         """The trained weights and the tokenizer, as plain libraries load them."""
@@ -84,13 +88,16 @@ class Checkpoints:
         random = trained.strategy.gather(random_state(trained.strategy.device))
         if trained.strategy.rank == 0 and state.step not in self.steps():
             with atomic_folder(self.path(state.step)) as folder:
-                trained.save(folder)
+                with evaluation_weights(trained.optimizer):  # which remembers those of training, where they differ
+                    trained.save(folder)
+                    save_file(optimizer_tensors(trained.optimizer, trained.model), folder / "optimizer.safetensors")
                 head, memory = value_head(trained.model), trained.loader.memory()
                 if head is not None:
                     save_file(head.state_dict(), folder / VALUES)
                 if memory:
                     save_file(memory, folder / MEMORY)
-                save_file(optimizer_tensors(trained.optimizer, trained.model), folder / "optimizer.safetensors")
+                if trained.scaler is not None:
+                    (folder / SCALER).write_text(json.dumps(trained.scaler.state()), encoding="utf-8")
                 save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
                 (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
                 sums = {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()}
@@ -117,7 +124,9 @@ class Checkpoints:
         state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
         trained.load(path)
         trained.loader.remember(load_file(path / MEMORY) if (path / MEMORY).exists() else {})
-        load_optimizer(trained.optimizer, trained.model, load_file(path / "optimizer.safetensors"))
+        load_optimizer(trained.optimizer, trained.model, TensorFile(path / "optimizer.safetensors"))
+        if trained.scaler is not None:
+            trained.scaler.load(json.loads((path / SCALER).read_text(encoding="utf-8")))
         random = load_file(path / "random.safetensors")
         mine = random.get(f"rank_{trained.strategy.rank}")
         if mine is not None:  # more ranks than before: the new ones keep their seed
@@ -149,34 +158,3 @@ def verify(path: Path) -> str | None:
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
     return None
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's state as tensors named `parameter|entry`."""
-    names = {parameter: name for name, parameter in trainable(model).items()}
-    return {
-        f"{names[cast(nn.Parameter, parameter)]}|{entry}": (
-            value if isinstance(value, Tensor) else torch.tensor(value)
-        ).contiguous()
-        for parameter, entries in optimizer.state.items()
-        for entry, value in entries.items()
-    }
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` returned.
-
-    Raises:
-        CheckpointError: it belongs to other parameters.
-    """
-    parameters = trainable(model)
-    # torch keeps the number of steps on the CPU, unless a kernel on the device counts them
-    counted = (group for group in optimizer.param_groups if group.get("fused") or group.get("capturable"))
-    on_device = {parameter for group in counted for parameter in group["params"]}
-    for key, value in tensors.items():
-        name, _, entry = key.rpartition("|")
-        if name not in parameters:
-            raise CheckpointError(f"the checkpoint's optimizer knows {name!r}, which this run does not train")
-        parameter = parameters[name]
-        stays = entry == "step" and parameter not in on_device
-        optimizer.state[parameter][entry] = value if stays else value.to(parameter.device)

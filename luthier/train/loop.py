@@ -24,6 +24,8 @@ from luthier.objectives.base import Objective
 from luthier.system.signals import StopRequest
 from luthier.train.checkpoint import Trained
 from luthier.train.observers.base import Observer, Progress
+from luthier.train.optim.base import set_learning_rate
+from luthier.train.optim.wrapped import evaluation_weights
 from luthier.train.schedule import Schedule, learning_rate, warmup_length
 from luthier.train.state import State
 
@@ -100,15 +102,22 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
     job.model.train()
     batches = [replace(batch, step=noted) for batch in step.micro_batches] if noted else step.micro_batches
     loss = strategy.forward_backward(job.model, batches, _loss_of(job, units, sums))
+    scaler = job.trained.scaler
+    if scaler is not None:
+        loss = scaler.unscale(optimizer, loss)
     norm = strategy.clip(job.model, job.settings.max_grad_norm)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+    skipped = scaler is not None and scaler.overflowed()
+    if not (skipped or (math.isfinite(loss) and math.isfinite(norm))):
         rows = ", ".join(str(example.origin) for example in step.examples[:8])
         raise TrainingError(
             f"step {state.step + 1}: loss {loss:g}, gradient norm {norm:g}; nothing was updated. "
             f"Rows of this step: {rows}. A lower learning rate or fp32 usually helps; the last checkpoint is intact."
         )
-    strategy.step(optimizer)
-    job.trained.adapter.after_step(job.trained.model, state.step + 1)
+    if skipped:
+        optimizer.zero_grad(set_to_none=True)
+    else:
+        strategy.step(optimizer)
+        job.trained.adapter.after_step(job.trained.model, state.step + 1)
     state = state.after(tokens=int(tokens), epoch=step.epoch, position=step.position)
     reported = zip(sums, strategy.sum(list(sums.values())), strict=True)
     seconds = time.perf_counter() - started
@@ -126,7 +135,11 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
         tokens=int(tokens),
         seconds=seconds,
         evaluation=evaluation,
-        metrics={**step.metrics, **{name: value / units for name, value in reported}},
+        metrics={
+            **step.metrics,
+            **{name: value / units for name, value in reported},
+            **({} if scaler is None else {"loss_scale": scaler.scale, "skipped_steps": scaler.skipped}),
+        },
     )
 
 
@@ -138,7 +151,8 @@ def _loss_of(job: Job, units: float, sums: dict[str, float]) -> Callable[[nn.Mod
         total, extra = job.objective.loss(output, batch)
         for name, value in extra.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
-        return total / max(units, 1)
+        loss = total / max(units, 1)
+        return loss if job.trained.scaler is None else job.trained.scaler.scaled(loss)
 
     return loss_of
 
@@ -162,8 +176,7 @@ def _set_learning_rate(job: Job, step: int) -> float:
     warmup = warmup_length(job.settings.warmup_steps, job.total_steps)
     peak = job.settings.learning_rate
     rate = learning_rate(job.schedule, step, total_steps=job.total_steps, warmup=warmup, peak=peak)
-    for group in job.trained.optimizer.param_groups:
-        group["lr"] = rate
+    set_learning_rate(job.trained.optimizer, rate)
     return rate
 
 
@@ -172,4 +185,5 @@ def _evaluate(job: Job, state: State) -> Mapping[str, float] | None:
     if job.evaluate is None or not (due or state.step >= job.total_steps):
         return None
     job.model.eval()
-    return job.evaluate()
+    with evaluation_weights(job.trained.optimizer):
+        return job.evaluate()

@@ -46,6 +46,57 @@ class Linear(Part):
         return 1 - (1 - self.minimum) * progress
 
 
+class CosineRestarts(Part):
+    """Several half cosines, each from the peak down to `minimum` (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+
+    type: Literal["cosine-restarts"] = "cosine-restarts"
+    cycles: Annotated[int, Field(gt=0)] = 2
+    """Half cosines, all of one length."""
+    minimum: Share = 0.0
+    """Share of the peak at the end of each."""
+
+    def factor(self, progress: float) -> float:
+        """Falls from 1 to `minimum` in each cycle, and begins the next at 1."""
+        within = (self.cycles * progress) % 1.0 if progress < 1 else 1.0
+        return _fall(0.5 * (1 + math.cos(math.pi * within)), self.minimum)
+
+
+class Wsd(Part):
+    """Warm-up, stable, decay: the peak, and a fall at the end (Hu et al. 2024, arXiv:2404.06395)."""
+
+    type: Literal["wsd"] = "wsd"
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of the steps after the warm-up in which the rate falls."""
+    shape: Literal["linear", "cosine", "1-sqrt"] = "1-sqrt"
+    """How it falls; 1-sqrt was best of those tried by Haegele et al. 2024, arXiv:2405.18392."""
+    minimum: Share = 0.0
+    """Share of the peak at the end."""
+
+    def factor(self, progress: float) -> float:
+        """1, then falls to `minimum`."""
+        within = min(max(progress - (1 - self.decay), 0.0) / self.decay, 1.0)
+        left = {
+            "linear": 1 - within,
+            "cosine": 0.5 * (1 + math.cos(math.pi * within)),
+            "1-sqrt": 1 - math.sqrt(within),
+        }
+        return _fall(left[self.shape], self.minimum)
+
+
+class Polynomial(Part):
+    """A power of the share of steps that is left, from the peak down to `minimum`."""
+
+    type: Literal["polynomial"] = "polynomial"
+    power: Annotated[float, Field(gt=0)] = 2.0
+    """1 is a straight line; more falls sooner."""
+    minimum: Share = 0.0
+    """Share of the peak at the end."""
+
+    def factor(self, progress: float) -> float:
+        """Falls from 1 to `minimum`."""
+        return _fall((1 - progress) ** self.power, self.minimum)
+
+
 class Constant(Part):
     """The peak all the way."""
 
@@ -54,6 +105,11 @@ class Constant(Part):
     def factor(self, progress: float) -> float:
         """Always 1."""
         return 1.0
+
+
+def _fall(left: float, minimum: float) -> float:
+    """From 1 where all is left to `minimum` where nothing is."""
+    return minimum + (1 - minimum) * left
 
 
 def warmup_length(setting: float, total_steps: int) -> int:

@@ -48,6 +48,7 @@ def test_busy_cores_are_shared(
         ("auto", "cuda", True, "bf16"),
         ("auto", "cuda", False, "fp32"),
         ("bf16", "cpu", False, "bf16"),
+        ("fp16", "cuda", True, "fp16"),
         ("fp32", "cuda", True, "fp32"),
     ],
 )

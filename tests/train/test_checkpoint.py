@@ -19,11 +19,13 @@ from luthier.adapters.lora import Lora
 from luthier.data.loader import Loader
 from luthier.data.pack import Layout
 from luthier.distributed.single import SingleStrategy
-from luthier.errors import CheckpointError, StorageError
+from luthier.errors import StorageError
 from luthier.system.files import PREFIX
 from luthier.train import checkpoint
-from luthier.train.checkpoint import Checkpoints, Trained, load_optimizer, optimizer_tensors, verify
-from luthier.train.optim import AdamW
+from luthier.train.checkpoint import Checkpoints, Trained, verify
+from luthier.train.optim.adamw import AdamW
+from luthier.train.optim.groups import parameter_groups
+from luthier.train.optim.saved import optimizer_tensors
 from luthier.train.state import State, random_state, restore_random_state, seed_everything
 from tests.conftest import build_model, build_tokenizer
 
@@ -33,7 +35,7 @@ STATE = State(step=3, tokens=77, epoch=1, position=4, best_loss=0.1 + 0.2, best_
 def trained(adapter: Any, seed: int = 0) -> Trained:
     """A tiny model in training."""
     model = adapter.attach(build_model(50, seed=seed, num_hidden_layers=1))
-    optimizer = AdamW().build(trainable(model), weight_decay=0.1)
+    optimizer = AdamW().build(parameter_groups(model, adapter, weight_decay=0.1))
     for group in optimizer.param_groups:
         group["lr"] = 1e-2
     loader = Loader([], batch_size=1, seed=0, layout=Layout(packing=True, tokens=8))
@@ -114,26 +116,6 @@ def test_more_ranks_than_before_keep_their_seed(folder: Checkpoints) -> None:
     given = replace(given, strategy=Second(torch.device("cpu")))
     folder.restore(folder.path(3), given)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_an_optimizer_of_other_parameters() -> None:
-    given = trained(Lora(rank=2))
-    with pytest.raises(CheckpointError, match="'strange', which this run does not train"):
-        load_optimizer(given.optimizer, given.model, {"strange|exp_avg": torch.zeros(1)})
-
-
-@pytest.mark.parametrize("kernel", ["fused", "foreach", "capturable"])
-def test_the_number_of_steps_stands_where_torch_wants_it(kernel: str) -> None:
-    """A fused kernel counts on the device; torch's own optimizers say where (`meta` stands for a GPU)."""
-    model = torch.nn.Linear(2, 2, bias=False)
-    parameter = model.weight
-    optimizer = torch.optim.AdamW([parameter], fused=kernel == "fused", capturable=kernel == "capturable")
-    model.weight = torch.nn.Parameter(torch.empty(2, 2, device="meta"))
-    optimizer.param_groups[0]["params"] = [model.weight]
-    load_optimizer(optimizer, model, {"weight|step": torch.tensor(3.0), "weight|exp_avg": torch.zeros(2, 2)})
-    state = optimizer.state[model.weight]
-    assert state["step"].device.type == ("cpu" if kernel == "foreach" else "meta")
-    assert state["exp_avg"].device.type == "meta"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Optimizers: which weights change, how fast, and what is remembered between steps."""

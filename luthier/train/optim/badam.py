@@ -1,0 +1,57 @@
+"""BAdam: full tuning, one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, cast
+
+from luthier.distributed.strategy import StrategySettings
+from luthier.errors import UserError
+from luthier.plugins import Part
+from luthier.train.optim.base import Betas, Count, Group, Positive, require_base, require_library
+
+if TYPE_CHECKING:
+    import torch
+
+    from luthier.config import RunConfig
+
+
+class BAdam(Part):
+    """AdamW on one layer after the other, which alone has gradients and state (Luo et al. 2024, arXiv:2404.02827)."""
+
+    type: Literal["badam"] = "badam"
+    switch_block_every: Count = 50
+    """Steps before the next layer is trained."""
+    switch_mode: Literal["descending", "ascending", "random"] = "descending"
+    """Order of the layers."""
+    include_embedding_and_head: bool = False
+    """Train embeddings, head and last norm too, as one more block."""
+    betas: Betas = (0.9, 0.999)
+    """Decay of the running means of gradients and of their squares."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+
+    def require(self, config: RunConfig) -> None:
+        """Needs badam, one process, and an adapter that trains the model's own weights."""
+        require_base(self.type, config, "trains the model's own layers one after the other")
+        ranks = cast(StrategySettings, config.parallel).ranks()
+        if ranks > 1:
+            raise UserError(
+                f"train.optimizer: badam changes which weights are trained during the run, which {ranks} processes "
+                "that share gradients cannot follow; start one process, or write optimizer: galore"
+            )
+        require_library(self.type, "badam", "optimizers")
+
+    def build(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
+        """BlockOptimizer of badam over torch's AdamW.
+
+        Raises:
+            UserError: no layer is trained.
+        """
+        from luthier.train.optim.blocks import Blocks, blocks
+
+        found = blocks(groups, rest=self.include_embedding_and_head)
+        if not found:
+            raise UserError("train.optimizer: badam: no layer of this model is trained; write optimizer: adamw")
+        settings = {"switch_block_every": self.switch_block_every, "switch_mode": self.switch_mode}
+        return Blocks(groups, found, settings, betas=self.betas, eps=self.eps)

@@ -1,0 +1,134 @@
+"""An optimizer's whole memory as named tensors, and back, bit for bit and without pickle.
+
+Names are `parameter|entry`, with the kind behind what is a plain number: `layers.0.weight|step:int`. Entries of a
+helper object are `parameter|projector.ortho_matrix`. What belongs to no parameter has an empty name before the bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from luthier.adapters.base import trainable
+from luthier.errors import CheckpointError
+from luthier.train.optim.wrapped import Wrapped
+
+Number = int | float
+_KINDS: dict[str, tuple[torch.dtype, Callable[[Any], Number]]] = {
+    "bool": (torch.bool, bool),
+    "int": (torch.int64, int),
+    "float": (torch.float64, float),
+}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """All that the optimizer remembers.
+
+    Raises:
+        CheckpointError: it remembers something that is neither tensor, number, nor an object that holds those.
+    """
+    names = {parameter: name for name, parameter in trainable(model).items()}
+    found = dict(_tensor("", *item) for item in _numbers(optimizer).items())
+    for parameter, entries in optimizer.state.items():
+        name = names[cast(nn.Parameter, parameter)]
+        found.update(_tensor(name, entry, value) for entry, value in _flat(entries))
+    seen: set[int] = set()
+    for key, tensor in found.items():  # a file holds no tensor twice, and libraries share some (tables of 8-bit values)
+        if tensor.untyped_storage().data_ptr() in seen:
+            found[key] = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+    return found
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` returned; of a `TensorFile`, one tensor after the other is held.
+
+    Raises:
+        CheckpointError: it belongs to other parameters.
+    """
+    if isinstance(optimizer, Wrapped):  # first, since it may decide which parameters are trained
+        own = (key for key in tensors if key.startswith("|"))
+        optimizer.set_numbers(dict(_entry(key.removeprefix("|"), tensors[key]) for key in own))
+    parameters = trainable(model)
+    # torch keeps the number of steps on the CPU, unless a kernel on the device counts them
+    counted = (group for group in optimizer.param_groups if group.get("fused") or group.get("capturable"))
+    on_device = {parameter for group in counted for parameter in group["params"]}
+    for key in tensors:
+        name, _, entry = key.rpartition("|")
+        if not name:
+            continue
+        if name not in parameters:
+            raise CheckpointError(f"the checkpoint's optimizer knows {name!r}, which this run does not train")
+        parameter = parameters[name]
+        stays = entry == "step" and parameter not in on_device
+        value = tensors[key]
+        own_copy = value.clone() if stays or value.device == parameter.device else value.to(parameter.device)
+        _put(optimizer.state[parameter], *_entry(entry, own_copy))
+    if isinstance(optimizer, Wrapped):
+        optimizer.loaded()
+
+
+class TensorFile(Mapping[str, Tensor]):
+    """The tensors of a safetensors file by name, each read when it is asked for and held by nobody else."""
+
+    def __init__(self, path: Path) -> None:
+        self._open: Callable[[], AbstractContextManager[Any]] = lambda: safe_open(path, framework="pt")
+        with self._open() as file:
+            self._names = sorted(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        with self._open() as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _numbers(optimizer: torch.optim.Optimizer) -> dict[str, Tensor | Number]:
+    return optimizer.numbers() if isinstance(optimizer, Wrapped) else {}
+
+
+def _flat(entries: Mapping[str, Any]) -> Iterator[tuple[str, Tensor | Number]]:
+    """Tensors and numbers as they are, of an object its own."""
+    for entry, value in entries.items():
+        if isinstance(value, Tensor | Number):
+            yield entry, value
+        elif type(value).__module__ == "builtins":
+            raise CheckpointError(
+                f"the optimizer keeps {entry!r} as a {type(value).__name__}; no checkpoint holds that"
+            )
+        else:
+            held = ((f"{entry}.{name}", inner) for name, inner in vars(value).items())
+            yield from ((name, inner) for name, inner in held if isinstance(inner, Tensor | Number))
+
+
+def _put(entries: dict[str, Any], entry: str, value: Tensor | Number) -> None:
+    holder, _, attribute = entry.rpartition(".")
+    if holder:
+        setattr(entries[holder], attribute, value)
+    else:
+        entries[entry] = value
+
+
+def _tensor(name: str, entry: str, value: Tensor | Number) -> tuple[str, Tensor]:
+    """Name and tensor under which an entry is saved."""
+    if isinstance(value, Tensor):
+        return f"{name}|{entry}", value.detach().contiguous()
+    kind = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
+    return f"{name}|{entry}:{kind}", torch.tensor(value, dtype=_KINDS[kind][0])
+
+
+def _entry(entry: str, tensor: Tensor) -> tuple[str, Tensor | Number]:
+    """The reverse of `_tensor`."""
+    name, colon, kind = entry.partition(":")
+    return (name, _KINDS[kind][1](tensor.item())) if colon else (entry, tensor)
