@@ -15,6 +15,7 @@ from luthier.errors import Interrupted, TrainingError, UserError
 from luthier.factory import Factory
 from luthier.train.scaling import LossScaler
 from tests.invariance.conftest import metrics
+from tests.invariance.test_optimizers import RUNS, settings
 from tests.invariance.test_resume import StopAt, tensors
 
 Train = Callable[..., Path]
@@ -71,6 +72,22 @@ def test_overflows_are_skipped_counted_and_resumed(
         assert metrics(parts, key) == metrics(whole, key)
     saved = [json.loads((folder / "checkpoint-7" / "scaler.json").read_text()) for folder in (whole, parts)]
     assert saved[0] == saved[1] and saved[0]["skipped"] == skipped[-1]
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if "," not in name])
+def test_every_optimizer(fp16: None, train: Train, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It sees gradients without the scale, and nothing of a step that overflows."""
+    common = settings(name, train__max_steps=3, train__learning_rate=RUNS[name][2] / 10)
+    half, single = train("half", **common, train__precision="fp16"), train("single", **common, train__precision="fp32")
+    assert metrics(half) == pytest.approx(metrics(single), rel=1e-2)
+    assert metrics(half, "grad_norm") == pytest.approx(metrics(single, "grad_norm"), rel=5e-2)
+    scale(monkeypatch, 2.0**60)
+    over = train("over", **common, train__precision="fp16", train__save_every=1, output__keep=9)
+    assert metrics(over, "skipped_steps") == [1, 2, 3]
+    found = {
+        step: {k: v for k, v in tensors(over / f"checkpoint-{step}").items() if "random" not in k} for step in (1, 3)
+    }
+    assert found[1] == found[3]
 
 
 def test_what_no_scale_mends_stops_the_run(fp16: None, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
