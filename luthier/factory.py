@@ -9,12 +9,12 @@ Each of the four parts can be replaced by any object with the same methods:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from luthier.adapters.base import Adapter, trainable
+from luthier.adapters.base import Adapter, Run, count_parameters, trainable
 from luthier.config import RunConfig
 from luthier.data.loader import Loader
 from luthier.data.pack import Layout
@@ -45,6 +45,8 @@ from luthier.train.state import State, seed_everything
 from luthier.units import Duration
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -118,7 +120,7 @@ class Factory:
             folder, resolved, data_id = self.claim(config, ready, restart=restart)
             trackers = _trackers(config) if strategy.rank == 0 else []
             stages.stage("loading the model")
-            job, checkpoints = self._job(config, ready, strategy)
+            job, checkpoints = self._job(config, ready, strategy, restart=restart)
             if strategy.rank == 0 and (restart or folder.record() is None):
                 folder.start(resolved, data_id, _files(config, ready), restart=restart)
             strategy.barrier()
@@ -139,10 +141,11 @@ class Factory:
         renderer = self.models.renderer(config.model)
         objective = cast(Objective, config.objective)
         data = self.data.prepare(config.data, renderer, objective)
-        report = check_data(config, data, renderer, cast(Adapter, config.adapter))
+        adapter = cast(Adapter, config.adapter)
+        report = check_data(config, data, renderer, adapter)
         rows = config.train.micro_batch_size
         layout = Layout(
-            packing=config.data.packing,
+            packing=config.data.packing and not adapter.virtual_tokens,
             tokens=micro_batch_tokens(config.train.micro_batch_tokens, device_type) if rows == "auto" else 2**31,
             rows=None if rows == "auto" else rows,
             pad_id=renderer.tokenizer.pad_token_id or 0,
@@ -152,8 +155,9 @@ class Factory:
     def check(self, config: RunConfig) -> Ready:
         """The whole check, the model's part included; trains nothing and writes nothing."""
         ready = self.prepare(config)
+        virtual = cast(Adapter, config.adapter).virtual_tokens
         model = self.models.load(config.model)
-        findings = [*ready.report.findings, *check_model(model, ready.data, ready.layout)]
+        findings = [*ready.report.findings, *check_model(model, ready.data, ready.layout, virtual_tokens=virtual)]
         return Ready(ready.renderer, ready.data, ready.layout, Report(findings, ready.report.samples))
 
     def claim(self, config: RunConfig, ready: Ready, *, restart: bool) -> tuple[RunFolder, dict[str, Any], str]:
@@ -171,17 +175,30 @@ class Factory:
 
     # ---- the parts of a run ------------------------------------------------------------------------------------
 
-    def _job(self, config: RunConfig, ready: Ready, strategy: Strategy) -> tuple[Job, Checkpoints]:
+    def _job(self, config: RunConfig, ready: Ready, strategy: Strategy, *, restart: bool) -> tuple[Job, Checkpoints]:
         """Model, adapter, optimizer and loader, placed on the devices."""
         seed_everything(config.train.seed, rank=0)  # the same new weights on every rank
         precision = choose_precision(config.train.precision, strategy.device.type)
         adapter = cast(Adapter, config.adapter)
         dtype = "bfloat16" if precision == "bf16" and not adapter.trains_base else "float32"
-        model = self.models.load(config.model, dtype=dtype)
-        Report(check_model(model, ready.data, ready.layout), []).require_no_errors()
+        model = self.models.load(config.model, dtype=dtype, bits=adapter.base_bits)
+        findings = check_model(model, ready.data, ready.layout, virtual_tokens=adapter.virtual_tokens)
+        Report(findings, []).require_no_errors()
         objective = cast(Objective, config.objective)
         data = _referenced(model, ready, precision, strategy) if objective.reference else ready.data
-        model = adapter.attach(model)
+        loader = _loader(config, data, ready.layout, strategy)
+        epochs = max(1, -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000))
+        total_steps = min(epochs, config.train.max_steps or epochs)
+        checkpoints = Checkpoints(Path(config.output.dir), keep=config.output.keep)
+        tuned = Path(config.model.path).expanduser()
+        run = Run(
+            total_steps=total_steps,
+            calibrate=lambda model: _calibrate(model, objective, loader, precision, strategy.device),
+            checkpoint=(lambda: None) if restart else checkpoints.newest,
+            start=tuned if (tuned / "adapter_config.json").is_file() else None,
+        )
+        model = adapter.attach(model, run)
+        model.zero_grad(set_to_none=True)  # of what it measured
         if config.train.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         forward = Forward(model, precision)
@@ -191,15 +208,6 @@ class Factory:
             parameters, weight_decay=config.train.weight_decay
         )
         seed_everything(config.train.seed, rank=strategy.rank)
-        loader = Loader(
-            data.train,
-            batch_size=config.train.batch_size,
-            seed=config.train.seed,
-            layout=ready.layout,
-            rank=strategy.rank,
-            ranks=strategy.ranks,
-        )
-        epochs = max(1, -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000))
         job = Job(
             model=wrapped,
             trained=Trained(model, ready.renderer.tokenizer, adapter, optimizer, strategy),
@@ -209,14 +217,14 @@ class Factory:
             settings=config.train,
             schedule=cast(Schedule, config.train.schedule),
             state=State(),
-            total_steps=min(epochs, config.train.max_steps or epochs),
+            total_steps=total_steps,
             evaluate_every=_in_steps(config.train.evaluate_every, loader),
             evaluate=(lambda: self.evaluator.loss(model, forward, objective, data.held_out, ready.layout))
             if data.held_out
             else None,
             observers=(),
         )
-        return job, Checkpoints(Path(config.output.dir), keep=config.output.keep)
+        return job, checkpoints
 
     def _finish(
         self, config: RunConfig, ready: Ready, job: Job, checkpoints: Checkpoints, state: State
@@ -273,6 +281,36 @@ def _referenced(model: PreTrainedModel, ready: Ready, precision: Precision, stra
     return replace(ready.data, train=train, held_out=held_out)
 
 
+def _loader(config: RunConfig, data: Prepared, layout: Layout, strategy: Strategy) -> Loader:
+    """The order of the training rows, and this rank's share of them."""
+    return Loader(
+        data.train,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        layout=layout,
+        rank=strategy.rank,
+        ranks=strategy.ranks,
+    )
+
+
+def _calibrate(
+    model: nn.Module, objective: Objective, loader: Loader, precision: Precision, device: torch.device
+) -> Iterator[None]:
+    """What `Run.calibrate` promises. All ranks see all rows, so that they come to the same conclusions."""
+    layout = loader.layout if loader.layout.packing else replace(loader.layout, rows=1)  # no padding
+    alone = Loader(loader.examples, batch_size=loader.batch_size, seed=loader.seed, layout=layout)
+    model.to(device)
+    forward = Forward(model, precision)
+    for step in alone.steps():
+        for batch in step.micro_batches:
+            here = batch.to(device)
+            model.zero_grad(set_to_none=True)
+            total, _ = objective.loss(forward(model, here).logprobs(here.targets), here)
+            if total.requires_grad:
+                (total / max(objective.units(here), 1)).backward()  # type: ignore[no-untyped-call]
+            yield
+
+
 def _trackers(config: RunConfig) -> list[Tracker]:
     """Where numbers are written; raises MissingExtra before anything is loaded."""
     settings = [Jsonl(), *(part for part in config.output.trackers if part != Jsonl())]
@@ -295,8 +333,7 @@ def _in_steps(every: Duration | None, loader: Loader) -> int | None:
 
 
 def _counts(job: Job) -> str:
-    count = sum(p.numel() for p in trainable(job.trained.model).values())
-    total = sum(p.numel() for p in job.trained.model.parameters())
+    count, total = count_parameters(job.trained.model)
     return f"{count:,} of {total:,} parameters ({100 * count / total:.2f} %) for {job.total_steps} steps"
 
 

@@ -13,6 +13,7 @@ import torch
 from luthier.data.conversation import Conversation
 from luthier.data.render import Renderer
 from luthier.inference.engine import Sampling
+from luthier.models.output import has_virtual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,8 +35,7 @@ class HfEngine:
         encoded = [self.renderer.prompt(prompt.messages, prompt.tools) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda i: (len(encoded[i]), i))
         self.model.eval()
-        for start in range(0, len(order), BATCH_PROMPTS):
-            group = order[start : start + BATCH_PROMPTS]
+        for start, group in self._batches(order, [len(ids) for ids in encoded]):
             width = max(len(encoded[i]) for i in group)
             ids = torch.full((len(group), width), int(self.pad))
             mask = torch.zeros_like(ids)
@@ -46,6 +46,19 @@ class HfEngine:
             output = self._run(ids, mask, own)
             for row, i in enumerate(group):
                 yield i, self._text(output[row, width:].tolist())
+
+    def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
+        """Prompts that are answered at once, and how many were before them.
+
+        Between virtual tokens and a prompt there must be no padding, so those have one length in a batch.
+        """
+        start = 0
+        while start < len(order):
+            group = order[start : start + BATCH_PROMPTS]
+            if has_virtual_tokens(self.model):
+                group = [i for i in group if lengths[i] == lengths[group[0]]]
+            yield start, group
+            start += len(group)
 
     def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
         """Pieces of text; the model runs in a thread of its own."""

@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 from luthier.config import ModelConfig
 from luthier.data.render import Renderer
 from luthier.distributed.strategy import pick_device
-from luthier.errors import LuthierError, ModelError
+from luthier.errors import LuthierError, MissingExtra, ModelError
 from luthier.models.catalogue import entries
+from luthier.models.output import has_virtual_tokens
 from luthier.plugins import suggestion
 from luthier.system.hardware import choose_precision
 from luthier.tracking.run import RunFolder
@@ -140,8 +141,8 @@ class ModelLoaderLike(Protocol):
     def renderer(self, config: ModelConfig) -> Renderer:
         """What turns conversations into ids as this model is served."""
 
-    def load(self, config: ModelConfig, *, dtype: str = "float32") -> PreTrainedModel:
-        """The model in evaluation mode, its weights in `dtype` unless the config says otherwise."""
+    def load(self, config: ModelConfig, *, dtype: str = "float32", bits: int | None = None) -> PreTrainedModel:
+        """The model in evaluation mode, its weights in `dtype` unless the config says otherwise, or quantised."""
 
 
 class ModelLoader:
@@ -189,16 +190,24 @@ class ModelLoader:
         return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
     def load_for_use(self, config: ModelConfig) -> PreTrainedModel:
-        """The model on this machine's device, in the precision that training chooses there; raises as `load`."""
+        """The model on this machine's device, as it was trained; raises as `load`.
+
+        That is in the precision that training chooses there, and on a quantised base where an adapter learnt on one.
+        """
         device = pick_device(0)
         dtype = "bfloat16" if choose_precision("auto", device.type) == "bf16" else "float32"
-        return self.load(config, dtype=dtype).to(device)
+        bits = _record_of(Path(config.path).expanduser(), "adapter").get("bits")
+        loaded = self.load(config, dtype=dtype, bits=bits)
+        return loaded if bits else loaded.to(device)
 
-    def load(self, config: ModelConfig, *, dtype: str = "float32") -> PreTrainedModel:
+    def load(self, config: ModelConfig, *, dtype: str = "float32", bits: int | None = None) -> PreTrainedModel:
         """The model in evaluation mode, an adapter of a previous run on it; `dtype` fills in for `auto`.
+
+        `bits` (4 or 8) quantises the base by bitsandbytes; an adapter stays as it is.
 
         Raises:
             ModelError: it cannot be found or loaded, or it is not a causal language model.
+            MissingExtra: it is to be quantised, and bitsandbytes is not installed.
         """
         import torch
         from transformers import AutoModelForCausalLM, GgufConfig
@@ -207,12 +216,19 @@ class ModelLoader:
         logging.disable_progress_bar()
         found = find(config.path)
         wanted = getattr(torch, dtype if config.dtype == "auto" else config.dtype)
-        gguf = {"quantization_config": GgufConfig(dequantize=True)} if found.kind == "gguf" else {}
+        if bits and found.kind == "gguf":
+            raise ModelError(
+                f"{config.path}: a .gguf file cannot be quantised anew; convert it to a model folder first"
+            )
+        settings = (
+            GgufConfig(dequantize=True) if found.kind == "gguf" else _quantisation(bits, wanted) if bits else None
+        )
+        extra = {} if settings is None else {"quantization_config": settings}
         with _Readable(config.path):
             model: Any
             model, outcome = AutoModelForCausalLM.from_pretrained(
                 **_source(found, config),
-                **gguf,
+                **extra,
                 dtype=wanted,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -220,6 +236,7 @@ class ModelLoader:
                 output_loading_info=True,
             )
             _require_every_weight(config.path, outcome)
+            _keep_differentiable(model)
             # what an adapter will name as its base, from whatever folder it is loaded
             model.name_or_path = found.location if found.kind == "hub" else str(Path(found.location).resolve())
             model.config._commit_hash = _commit(found, config)  # which the adapters write down
@@ -230,11 +247,40 @@ class ModelLoader:
         return model
 
 
-def _record_of(folder: Path) -> dict[str, Any]:
+def _record_of(folder: Path, section: str = "model") -> dict[str, Any]:
     """What a run or one of its checkpoints says of the model it was trained from; empty for any other folder."""
     run = folder.parent if folder.name.startswith("checkpoint-") else folder
     record = RunFolder(run).record()
-    return dict(record["config"].get("model", {})) if record else {}
+    return dict(record["config"].get(section, {})) if record else {}
+
+
+def _quantisation(bits: int, dtype: Any) -> Any:
+    """How transformers loads weights in 4 bits (nf4, its scales quantised again) or 8, to compute in `dtype`."""
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtra(f"a base model in {bits} bits", "bitsandbytes", "quantize")
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Keep weights of 4 bits as they are.
+
+    On CPUs with bf16, bitsandbytes packs them anew in the first forward pass without gradients, for a kernel that has
+    none: every later training step would silently lose what passes through it.
+    """
+    if getattr(model, "is_loaded_in_4bit", False):
+        from bitsandbytes.nn.modules import Linear4bit
+
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
 
 
 def _source(found: Found, config: ModelConfig) -> dict[str, Any]:
@@ -273,6 +319,8 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
+    if '"BOTTLENECK"' in (folder / "adapter_config.json").read_text(encoding="utf-8"):
+        import luthier.models.bottleneck  # noqa: F401 - a method of peft from then on
     own = {f"base_model.model.{name}" for name, _ in model.named_parameters(remove_duplicate=False)}
     with warnings.catch_warnings(action="ignore"):  # of missing weights: named below
         tuned = PeftModel.from_pretrained(model, str(folder))
@@ -299,9 +347,11 @@ def _use_segment_attention(model: Any) -> None:
 
 
 def packs(model: Any) -> bool:
-    """Whether sequences may share a row: the model attends segment by segment."""
+    """Whether sequences may share a row: the model attends segment by segment, and nothing stands in front of a row."""
     from luthier.kernels import attention
 
+    if has_virtual_tokens(model):
+        return False
     return bool(model.config.get_text_config()._attn_implementation == attention.NAME)
 
 

@@ -67,7 +67,7 @@ class Checkpoints:
         random = trained.strategy.gather(random_state(trained.strategy.device))
         if trained.strategy.rank == 0 and state.step not in self.steps():
             with atomic_folder(self.path(state.step)) as folder:
-                trained.adapter.save(trained.model, folder)
+                trained.adapter.checkpoint(trained.model, folder)
                 trained.tokenizer.save_pretrained(folder)
                 save_file(optimizer_tensors(trained.optimizer, trained.model), folder / "optimizer.safetensors")
                 save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")

@@ -87,7 +87,7 @@ class Trainer:
 def run_step(job: Job, state: State, step: Step) -> Progress:
     """One optimizer step, and the evaluation when it is due."""
     started = time.perf_counter()
-    strategy, optimizer = job.trained.strategy, job.trained.optimizer
+    strategy, optimizer, adapter = job.trained.strategy, job.trained.optimizer, job.trained.adapter
     units, tokens = strategy.sum(
         [
             sum(job.objective.units(batch) for batch in step.micro_batches),
@@ -97,7 +97,8 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
     rate = _set_learning_rate(job, state.step)
     sums: dict[str, float] = {}
     job.model.train()
-    loss = strategy.forward_backward(job.model, step.micro_batches, _loss_of(job, units, sums))
+    penalty = adapter.penalty(job.trained.model)
+    loss = strategy.forward_backward(job.model, step.micro_batches, _loss_of(job, units, sums, penalty))
     norm = strategy.clip(job.model, job.settings.max_grad_norm)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         rows = ", ".join(str(example.origin) for example in step.examples[:8])
@@ -105,8 +106,10 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
             f"step {state.step + 1}: loss {loss:g}, gradient norm {norm:g}; nothing was updated. "
             f"Rows of this step: {rows}. A lower learning rate or fp32 usually helps; the last checkpoint is intact."
         )
+    adapter.before_step(job.trained.model, state.step + 1)
     strategy.step(optimizer)
-    job.trained.adapter.after_step(job.trained.model, state.step + 1)
+    adapter.after_step(job.trained.model, state.step + 1)
+    penalised = 0.0 if penalty is None else float(penalty.detach())
     state = state.after(tokens=int(tokens), epoch=step.epoch, position=step.position)
     seconds = time.perf_counter() - started
     evaluation = _evaluate(job, state)
@@ -116,26 +119,31 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
         state=state,
         total_steps=job.total_steps,
         epoch=step.epoch + step.position / len(job.loader.examples),
-        loss=loss,
+        loss=loss - penalised,
         learning_rate=rate,
         grad_norm=norm,
         units=int(units),
         tokens=int(tokens),
         seconds=seconds,
         evaluation=evaluation,
-        metrics=dict(zip(sums, [value / units for value in strategy.sum(list(sums.values()))], strict=True)),
+        metrics=dict(zip(sums, [value / units for value in strategy.sum(list(sums.values()))], strict=True))
+        | ({} if penalty is None else {"penalty": penalised}),
     )
 
 
-def _loss_of(job: Job, units: float, sums: dict[str, float]) -> Callable[[nn.Module, Batch], Tensor]:
-    """The share of one micro-batch in the loss of the step."""
+def _loss_of(
+    job: Job, units: float, sums: dict[str, float], penalty: Tensor | None
+) -> Callable[[nn.Module, Batch], Tensor]:
+    """The share of one micro-batch in the loss of the step; each rank's first carries its share of the penalty."""
+    once = [] if penalty is None else [penalty / job.trained.strategy.ranks]
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
         output = job.forward(model, batch)
         total, extra = job.objective.loss(output.logprobs(batch.targets), batch)
         for name, value in extra.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
-        return total / max(units, 1)
+        share = total / max(units, 1)
+        return share + once.pop() if once else share
 
     return loss_of
 
