@@ -44,6 +44,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "adapter": {
         "lora": "luthier.adapters.lora:Lora",
+        "ia3": "luthier.adapters.ia3:Ia3",
+        "oft": "luthier.adapters.oft:Oft",
+        "vera": "luthier.adapters.vera:Vera",
+        "freeze": "luthier.adapters.freeze:Freeze",
         "full": "luthier.adapters.full:Full",
     },
     "objective": {
