@@ -44,6 +44,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "adapter": {
         "lora": "luthier.adapters.lora:Lora",
+        "prefix": "luthier.adapters.virtual:Prefix",
+        "prompt": "luthier.adapters.virtual:Prompt",
+        "p-tuning": "luthier.adapters.virtual:PTuning",
         "ia3": "luthier.adapters.ia3:Ia3",
         "oft": "luthier.adapters.oft:Oft",
         "vera": "luthier.adapters.vera:Vera",
