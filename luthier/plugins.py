@@ -44,6 +44,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "adapter": {
         "lora": "luthier.adapters.lora:Lora",
+        "bottleneck": "luthier.adapters.bottleneck:Bottleneck",
         "prefix": "luthier.adapters.virtual:Prefix",
         "prompt": "luthier.adapters.virtual:Prompt",
         "p-tuning": "luthier.adapters.virtual:PTuning",
