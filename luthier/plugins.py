@@ -44,6 +44,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "adapter": {
         "lora": "luthier.adapters.lora:Lora",
+        "adalora": "luthier.adapters.adalora:AdaLora",
         "bottleneck": "luthier.adapters.bottleneck:Bottleneck",
         "prefix": "luthier.adapters.virtual:Prefix",
         "prompt": "luthier.adapters.virtual:Prompt",
