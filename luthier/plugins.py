@@ -44,6 +44,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "adapter": {
         "lora": "luthier.adapters.lora:Lora",
+        "qlora": "luthier.adapters.qlora:QLora",
         "adalora": "luthier.adapters.adalora:AdaLora",
         "bottleneck": "luthier.adapters.bottleneck:Bottleneck",
         "prefix": "luthier.adapters.virtual:Prefix",
