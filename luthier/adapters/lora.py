@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -106,7 +107,9 @@ class Lora(PeftPart):
 
     def add(self, model: Any, settings: Any) -> Any:
         """The matrices, and whole modules where some are trained."""
-        tuned = super().add(model, settings)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="lora with eva initialization")  # of memory that it might save
+            tuned = super().add(model, settings)
         self._require_modules(tuned)
         return tuned
 
@@ -156,7 +159,13 @@ class Lora(PeftPart):
         from peft import get_peft_model_state_dict
 
         given, wanted = model.peft_config[model.active_adapter], self.peft_settings(model.get_base_model(), run)
-        self.require_same(lora_init.halved(given), wanted)
+        if given.peft_type == "LORA" and given.r != 2 * self.rank:
+            raise ModelError(
+                f"the model carries a lora adapter of rank {given.r}; one that began as {self.init_lora_weights} of "
+                f"rank {self.rank} is saved with rank {2 * self.rank}: write init_lora_weights: default and rank: "
+                f"{given.r}, or start from the base model"
+            )
+        self.require_same(lora_init.halved(given) if given.peft_type == "LORA" else given, wanted)
         weights = get_peft_model_state_dict(model, save_embedding_layers=False)
         tuned = self.add(model.unload(), wanted)
         lora_init.displace(tuned, None)

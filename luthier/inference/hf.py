@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +28,8 @@ class HfEngine:
 
     def __init__(self, model: PreTrainedModel, renderer: Renderer) -> None:
         self.model, self.renderer = model, renderer
+        if has_virtual_tokens(model):
+            warnings.filterwarnings("ignore", message="Position ids are not supported")  # peft counts for itself
         tokenizer = renderer.tokenizer
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(renderer.stop_ids, default=0)
 

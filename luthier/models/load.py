@@ -12,6 +12,7 @@ import re
 import socket
 import warnings
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -214,6 +215,7 @@ class ModelLoader:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        getLogger("bitsandbytes").setLevel("ERROR")  # it warns of every cast of every layer
         found = find(config.path)
         wanted = getattr(torch, dtype if config.dtype == "auto" else config.dtype)
         if bits and found.kind == "gguf":

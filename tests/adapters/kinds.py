@@ -95,6 +95,6 @@ KINDS: dict[str, Kind] = {
         frozen_base=False,
     ),
     "full": Kind({"type": "full"}, lambda v: LAYERS * LAYER + HIDDEN + HIDDEN * v, 1e-3, frozen_base=False),
-    "qlora-4": Kind({"type": "qlora", "rank": 4}, lambda v: _lora(4), start=None, bits=4),
-    "qlora-8": Kind({"type": "qlora", "rank": 4, "bits": 8}, lambda v: _lora(4), start=None, bits=8),
+    "qlora-4": Kind({"type": "qlora", "rank": 4}, lambda v: _lora(4), bits=4),
+    "qlora-8": Kind({"type": "qlora", "rank": 4, "bits": 8}, lambda v: _lora(4), bits=8),
 }

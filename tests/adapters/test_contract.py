@@ -13,13 +13,16 @@ import torch
 
 import luthier
 from luthier.adapters.base import Adapter, count_parameters, trainable
-from luthier.adapters.merge import merged
+from luthier.adapters.base import Run as AdapterRun
+from luthier.adapters.merge import merge, merged
 from luthier.config import ModelConfig
 from luthier.errors import Interrupted, ModelError
 from luthier.factory import FineTuned
 from luthier.models.load import ModelLoader
+from luthier.models.output import Forward
 from luthier.plugins import names
 from luthier.train.observers.base import Observer, Progress
+from tests.adapters.conftest import build_qwen3, rows, shake
 from tests.adapters.kinds import KINDS, Kind
 from tests.conftest import chat_rows
 
@@ -201,3 +204,33 @@ def test_a_tuned_folder_can_be_tuned_on(run: Run, settings: Any, tmp_path: Path)
     again = Run(run.kind, config, run.folder)
     assert apart(again.logits, run.logits) > 1e-4
     assert apart(logits(plain(again.folder, run)), again.logits) == 0
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.frozen_base and kind.bits is None])
+def test_another_shape(name: str, tmp_path: Path, padded: Callable[..., Any]) -> None:
+    """Qwen3: norms on queries and keys, heads that are not width / heads wide, a head of its own."""
+    from peft import PeftModel
+
+    kind = KINDS[name]
+    base = build_qwen3().eval()
+    base.name_or_path = "base"
+    before = logits(base)
+    part = luthier.plugins.load("adapter", kind.settings["type"]).model_validate(kind.settings)
+    batch = padded(*rows(40, 50, 60))
+
+    def calibrate(model: Any) -> Any:
+        while True:
+            yield Forward(model)(model, batch)
+
+    tuned = part.attach(base, AdapterRun(total_steps=50, calibrate=calibrate))
+    if kind.start is not None:
+        assert apart(logits(tuned), before) <= kind.start
+    shake(tuned, 0.02)
+    said = logits(tuned)
+    assert apart(said, before) > 1e-3
+    part.save(tuned, tmp_path)
+    plain = build_qwen3().eval()
+    loaded: Any = PeftModel.from_pretrained(plain, str(tmp_path))
+    assert apart(logits(loaded), said) == 0
+    if kind.merges:
+        assert apart(logits(merge(loaded)), said) < 1e-5

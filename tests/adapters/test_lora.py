@@ -146,6 +146,20 @@ def test_the_live_model_can_be_merged_too(model: Any, start: str) -> None:
     assert float((logits(tuned.merge_and_unload(safe_merge=True)) - said).abs().max()) < 1e-5
 
 
+def test_going_on_with_another_rank(model: Any, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    model.name_or_path = "base"
+    part = Lora(rank=4)
+    part.save(part.attach(model), tmp_path)
+    loaded: Any = PeftModel.from_pretrained(model, str(tmp_path))
+    with pytest.raises(ModelError, match="a lora adapter of rank 4; one that began as pissa of rank 4 is saved"):
+        Lora(rank=4, init_lora_weights="pissa").attach(loaded)
+    with pytest.raises(ModelError, match=r"with lora_alpha 4\.0; the config asks for lora_alpha 9\.0"):
+        Lora(rank=2, alpha=9, init_lora_weights="pissa").attach(loaded)
+    assert Lora(rank=2, init_lora_weights="pissa").attach(loaded).peft_config["default"].r == 2
+
+
 def test_a_rank_that_a_weight_does_not_have(model: Any) -> None:
     with pytest.raises(ModelError, match=r"adapter\.rank: .*q_proj has 64 singular values only"):
         Lora(rank=80, init_lora_weights="pissa").attach(model)
@@ -198,7 +212,9 @@ def test_eva_without_enough_rows(model: Any, padded: Callable[..., Any]) -> None
         Lora(init_lora_weights="eva").attach(model, Run(calibrate=calibration([padded(*rows(6))])))
 
 
-def test_a_resumed_run_measures_nothing_again(run_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_measures_nothing_again(
+    run_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     class StopAt(Observer):
         def on_step(self, progress: Progress) -> bool:
             return progress.state.step == 2
@@ -211,6 +227,10 @@ def test_a_resumed_run_measures_nothing_again(run_config: Callable[..., Any], mo
             patch.setattr("peft.initialize_lora_eva_weights", lambda *_, **__: pytest.fail("measured again"))
             patch.setattr("torch.linalg.svd", lambda *_, **__: pytest.fail("decomposed again"))
             luthier.Factory().fine_tune(config)
+        whole = config.model_copy(update={"output": config.output.model_copy(update={"dir": str(tmp_path / start)})})
+        luthier.Factory().fine_tune(whole)
+        for file in ("adapter_model.safetensors", "checkpoint-4/optimizer.safetensors"):
+            assert (Path(config.output.dir) / file).read_bytes() == (tmp_path / start / file).read_bytes()
 
 
 # ---- whole modules --------------------------------------------------------------------------------------------------

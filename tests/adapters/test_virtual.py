@@ -167,7 +167,7 @@ def test_a_prompt_that_cannot_be_trained_on(part: Virtual, tmp_path: Any) -> Non
     tuned: Any = PeftModel.from_pretrained(_loaded(), str(tmp_path))
     with pytest.raises(ModelError, match="with num_virtual_tokens 4; the config asks for num_virtual_tokens 5"):
         part.model_copy(update={"num_virtual_tokens": 5}).attach(tuned)
-    with pytest.raises(ModelError, match="the model carries a [a-z]+_tuning adapter, the config asks for"):
+    with pytest.raises(ModelError, match=r"the model carries a [a-z]+_tuning adapter, the config asks for"):
         (Prompt() if not isinstance(part, Prompt) else Prefix()).attach(tuned)
     if (tmp_path / "prompt_encoder.safetensors").exists():
         (tmp_path / "prompt_encoder.safetensors").unlink()
