@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from luthier.config import ModelConfig
 from luthier.errors import ModelError, OutputError
-from luthier.models.load import ModelLoader
 from luthier.system.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ def merged(path: str) -> PreTrainedModel:
     Raises:
         ModelError: it cannot be loaded, holds no adapter, or one of a kind that is no change of the weights.
     """
+    from luthier.models.load import ModelLoader
+
     if not (Path(path).expanduser() / "adapter_config.json").is_file():
         raise ModelError(f"{path}: holds no adapter, so there is nothing to merge; a whole model is used as it is")
     return merge(ModelLoader().load(ModelConfig(path=path, dtype="float32")))
@@ -43,6 +44,8 @@ def save_merged(path: str, folder: str) -> dict[str, Any]:
         OutputError: the folder holds something.
         StorageError: the disk refused; nothing is left behind.
     """
+    from luthier.models.load import ModelLoader
+
     place, loader, config = Path(folder), ModelLoader(), ModelConfig(path=path)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise OutputError(f"{folder}: holds something already; choose a new folder")
