@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from luthier.adapters.base import Adapter
+from luthier.adapters.base import Adapter, Run
 from luthier.config import RunConfig
 from luthier.data.loader import Loader, LoaderLike
 from luthier.data.pack import Batch, Example
@@ -17,7 +17,8 @@ from luthier.distributed.strategy import Strategy
 from luthier.errors import ModelError
 from luthier.evaluate.evaluator import EvaluatorLike
 from luthier.inference.hf import HfEngine
-from luthier.models.load import ModelLoaderLike, find
+from luthier.models.find import find
+from luthier.models.load import ModelLoaderLike
 from luthier.models.output import Forward, Output, add_value_head
 from luthier.models.recompute import recompute_layers
 from luthier.models.reference import frozen, with_reference
@@ -28,7 +29,7 @@ from luthier.rollout.source import Rollouts
 from luthier.system.hardware import choose_precision
 from luthier.train.check import Ready, Report, check_model
 from luthier.train.checkpoint import Checkpoints, Trained
-from luthier.train.loop import Job
+from luthier.train.loop import Job, statistics
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.groups import parameter_groups
 from luthier.train.scaling import LossScaler
@@ -61,25 +62,26 @@ class Assembly:
         halves = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
         self.dtype = "float32" if self.adapter.trains_base else halves[self.precision]
 
-    def job(self) -> Job:
+    def job(self, *, restart: bool = False) -> Job:
         """Everything the loop needs, placed on the devices."""
-        config, strategy = self.config, self.strategy
+        config, strategy, needs = self.config, self.strategy, self.objective.needs
         seed_everything(config.train.seed, rank=0)  # the same new weights on every rank
-        base = self.models.load(config.model, dtype=self.dtype, scores=self.objective.needs.scores)
-        Report(check_model(base, self.ready.data, self.ready.layout), []).require_no_errors()
+        base = self.models.load(config.model, dtype=self.dtype, scores=needs.scores, bits=self.adapter.base_bits)
+        virtual = self.adapter.virtual_tokens
+        findings = check_model(base, self.ready.data, self.ready.layout, virtual_tokens=virtual)
+        Report(findings, []).require_no_errors()
         data = self._asked(base, _companioned(self.objective, self.ready.data))
-        model = self._adapted(base)
-        forward = Forward(
-            model, self.precision, embedding_noise=self.objective.needs.embedding_noise, teacher=self._teacher()
-        )
+        rows = self._rows(data, rank=strategy.rank, ranks=strategy.ranks)
+        total_steps = self._total_steps(rows)
+        model = self._adapted(base, rows, total_steps, restart=restart)
+        forward = Forward(model, self.precision, embedding_noise=needs.embedding_noise, teacher=self._teacher())
         wrapped = strategy.prepare(model)
         decays = {"weight_decay": config.train.weight_decay, "layer_decay": config.train.layer_decay}
         groups = parameter_groups(model, self.adapter, **decays)
         optimizer = cast(OptimizerSettings, config.train.optimizer).build(groups)
         scaler = LossScaler(strategy.device.type) if self.precision == "fp16" else None
         seed_everything(config.train.seed, rank=strategy.rank)
-        loader, evaluate = self._loader(model, forward, data)
-        epochs = max(1, -(-int(config.train.epochs * 1e6) * loader.steps_per_epoch // 1_000_000))
+        loader, evaluate = self._loader(model, forward, data, rows)
         return Job(
             model=wrapped,
             trained=Trained(model, self.ready.renderer.tokenizer, self.adapter, optimizer, strategy, loader, scaler),
@@ -89,11 +91,17 @@ class Assembly:
             settings=config.train,
             schedule=cast(Schedule, config.train.schedule),
             state=State(),
-            total_steps=min(epochs, config.train.max_steps or epochs),
+            total_steps=total_steps,
             evaluate_every=in_steps(config.train.evaluate_every, loader),
             evaluate=evaluate if data.held_out else None,
             observers=(),
         )
+
+    def _total_steps(self, rows: Loader) -> int:
+        """Optimizer steps of the whole run."""
+        each = self.objective.updates if isinstance(self.objective, Online) else 1
+        epochs = max(1, -(-int(self.config.train.epochs * 1e6) * rows.steps_per_epoch * each // 1_000_000))
+        return min(epochs, self.config.train.max_steps or epochs)
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -102,14 +110,38 @@ class Assembly:
 
     # ---- model -------------------------------------------------------------------------------------------------
 
-    def _adapted(self, base: PreTrainedModel) -> PreTrainedModel:
+    def _adapted(self, base: PreTrainedModel, rows: Loader, total_steps: int, *, restart: bool) -> PreTrainedModel:
         """The model with what is trained of it."""
-        model = self.adapter.attach(base)
+        tuned = Path(self.config.model.path).expanduser()
+        run = Run(
+            total_steps=total_steps,
+            calibrate=lambda model: self._calibrate(model, rows),
+            checkpoint=(lambda: None) if restart else self.checkpoints.newest,
+            start=tuned if (tuned / "adapter_config.json").is_file() else None,
+        )
+        model = self.adapter.attach(base, run)
+        model.zero_grad(set_to_none=True)  # of what it measured
         if self.objective.needs.values:
             add_value_head(model)
         if self.config.train.gradient_checkpointing:
             recompute_layers(model, every=int(self.config.train.gradient_checkpointing))
         return model
+
+    def _calibrate(self, model: Any, rows: Loader) -> Iterator[None]:
+        """What `Run.calibrate` promises. All ranks see all rows, so that they come to the same conclusions."""
+        layout = rows.layout if rows.layout.packing else replace(rows.layout, rows=1)  # no padding
+        alone = Loader(rows.examples, batch_size=rows.batch_size, seed=rows.seed, layout=layout)
+        model.to(self.strategy.device)
+        forward, objective = Forward(model, self.precision), self.objective
+        for step in alone.steps():
+            noted = statistics(objective, forward, model, step, self.strategy.device)
+            for batch in step.micro_batches:
+                here = replace(batch, step=noted).to(self.strategy.device)
+                model.zero_grad(set_to_none=True)
+                total, _ = objective.loss(forward(model, here), here)
+                if total.requires_grad:
+                    (total / max(objective.units(here), 1)).backward()  # type: ignore[no-untyped-call]
+                yield
 
     def _teacher(self) -> Callable[[Batch], Output] | None:
         """What answers each batch beside the model, where the objective asks for a teacher.
@@ -147,18 +179,17 @@ class Assembly:
 
         return replace(data, train=both(data.train), held_out=both(data.held_out))
 
+    def _rows(self, data: Prepared, *, rank: int, ranks: int) -> Loader:
+        """The order of the training rows, and this rank's share of them."""
+        train = self.config.train
+        return Loader(
+            data.train, batch_size=train.batch_size, seed=train.seed, layout=self.ready.layout, rank=rank, ranks=ranks
+        )
+
     def _loader(
-        self, model: PreTrainedModel, forward: Forward, data: Prepared
+        self, model: PreTrainedModel, forward: Forward, data: Prepared, rows: Loader
     ) -> tuple[LoaderLike, Callable[[], Mapping[str, float]]]:
         """Where the steps come from, and how the held-out rows are measured."""
-        rows = Loader(
-            data.train,
-            batch_size=self.config.train.batch_size,
-            seed=self.config.train.seed,
-            layout=self.ready.layout,
-            rank=self.strategy.rank,
-            ranks=self.strategy.ranks,
-        )
         if not isinstance(self.objective, Online):
             return rows, lambda: self.evaluator.loss(model, forward, self.objective, data.held_out, self.ready.layout)
         rewards = [cast(Reward, reward) for reward in self.objective.rewards]

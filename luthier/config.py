@@ -159,7 +159,7 @@ class RunConfig(Settings):
     """Which weights are trained."""
     objective: Annotated[Part, Choice("objective")] = Field(default="sft", validate_default=True)
     """What is learnt from a row."""
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = Field(default_factory=TrainConfig)  # made late: it imports the parts it picks by default
     """The optimisation."""
     parallel: Annotated[Part, Choice("strategy")] = Field(default="auto", validate_default=True)
     """How the work is shared by devices."""

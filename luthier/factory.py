@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from luthier.adapters.base import Adapter, trainable
+from luthier.adapters.base import Adapter, count_parameters
 from luthier.assembly import Assembly, in_steps
 from luthier.config import RunConfig
 from luthier.data.pack import Layout
@@ -106,7 +106,7 @@ class Factory:
             trackers = _trackers(config) if strategy.rank == 0 else []
             stages.stage("loading the model")
             assembly = Assembly(config, ready, strategy, models=self.models, evaluator=self.evaluator)
-            job, checkpoints = assembly.job(), assembly.checkpoints
+            job, checkpoints = assembly.job(restart=restart), assembly.checkpoints
             if strategy.rank == 0 and (restart or folder.record() is None):
                 folder.start(resolved, data_id, _files(config, ready), restart=restart)
             strategy.barrier()
@@ -128,10 +128,11 @@ class Factory:
         renderer = self.models.renderer(config.model)
         objective = cast(Objective, config.objective)
         data = self.data.prepare(config.data, renderer, objective)
-        report = check_data(config, data, renderer, cast(Adapter, config.adapter))
+        adapter = cast(Adapter, config.adapter)
+        report = check_data(config, data, renderer, adapter)
         rows = config.train.micro_batch_size
         layout = Layout(
-            packing=config.data.packing,
+            packing=config.data.packing and not adapter.virtual_tokens,
             tokens=micro_batch_tokens(config.train.micro_batch_tokens, device_type) if rows == "auto" else 2**31,
             rows=None if rows == "auto" else rows,
             pad_id=renderer.tokenizer.pad_token_id or 0,
@@ -142,8 +143,9 @@ class Factory:
         """The whole check, the model's part included; trains nothing and writes nothing."""
         choose_precision(config.train.precision, pick_device(0).type)  # which refuses what this machine cannot
         ready = self.prepare(config)
+        virtual = cast(Adapter, config.adapter).virtual_tokens
         model = self.models.load(config.model)
-        findings = [*ready.report.findings, *check_model(model, ready.data, ready.layout)]
+        findings = [*ready.report.findings, *check_model(model, ready.data, ready.layout, virtual_tokens=virtual)]
         return Ready(ready.renderer, ready.data, ready.layout, Report(findings, ready.report.samples))
 
     def claim(self, config: RunConfig, ready: Ready, *, restart: bool) -> tuple[RunFolder, dict[str, Any], str]:
@@ -221,8 +223,7 @@ def _observe(
 
 
 def _counts(job: Job) -> str:
-    count = sum(p.numel() for p in trainable(job.trained.model).values())
-    total = sum(p.numel() for p in job.trained.model.parameters())
+    count, total = count_parameters(job.trained.model)
     return f"{count:,} of {total:,} parameters ({100 * count / total:.2f} %) for {job.total_steps} steps"
 
 

@@ -45,6 +45,16 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "adapter": {
         "lora": "luthier.adapters.lora:Lora",
+        "qlora": "luthier.adapters.qlora:QLora",
+        "adalora": "luthier.adapters.adalora:AdaLora",
+        "bottleneck": "luthier.adapters.bottleneck:Bottleneck",
+        "prefix": "luthier.adapters.virtual:Prefix",
+        "prompt": "luthier.adapters.virtual:Prompt",
+        "p-tuning": "luthier.adapters.virtual:PTuning",
+        "ia3": "luthier.adapters.ia3:Ia3",
+        "oft": "luthier.adapters.oft:Oft",
+        "vera": "luthier.adapters.vera:Vera",
+        "freeze": "luthier.adapters.freeze:Freeze",
         "full": "luthier.adapters.full:Full",
     },
     "objective": {

@@ -62,7 +62,7 @@ def test_an_override_goes_below_a_bare_section(tmp_path: Path) -> None:
         ({"trian": {}}, "trian: unknown key; did you mean 'train'? allowed: adapter, data"),
         ({"train": {"lr": 1}}, "train.lr: unknown key; allowed: batch_size"),
         ({"train": {"batchsize": 1}}, "train.batchsize: unknown key; did you mean 'batch_size'?"),
-        ({"adapter": "lroa"}, "adapter: unknown adapter 'lroa'; did you mean 'lora'? allowed: full, lora"),
+        ({"adapter": "lroa"}, "adapter: unknown adapter 'lroa'; did you mean 'lora'? allowed: adalora, "),
         ({"adapter": {"type": "lora", "rnak": 8}}, "adapter.rnak: unknown key; did you mean 'rank'?"),
         ({"adapter": {"rank": 8}}, "does not say which adapter"),
         ({"adapter": {"type": "lora", "rank": 0}}, "adapter.rank: input should be greater than 0; given: 0"),

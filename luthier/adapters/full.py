@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from luthier.adapters.base import UNKNOWN_RUN, AdapterPart, Run
+from luthier.adapters.merge import merge
 from luthier.errors import ModelError
-from luthier.plugins import Part
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 
-class Full(Part):
+class Full(AdapterPart):
     """Train every weight of the model, in float32."""
 
-    type: Literal["full"] = "full"
+    type: Literal["full", "freeze"] = "full"
 
     learning_rates: ClassVar[tuple[float, float]] = (1e-7, 3e-4)
     trains_base: ClassVar[bool] = True
 
-    def attach(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Unfreeze everything; an adapter that the model carries becomes part of its weights first."""
-        from peft import PeftModel
+    def attach(self, model: PreTrainedModel, run: Run = UNKNOWN_RUN) -> PreTrainedModel:
+        """Unfreeze everything; an adapter that the model carries becomes part of its weights first.
 
-        if isinstance(model, PeftModel):
-            model = cast(Any, model).merge_and_unload()
+        Raises:
+            ModelError: the adapter is of a kind that cannot.
+        """
+        model = merge(model)
         for parameter in model.parameters():
             parameter.requires_grad = True
         return model.float()
-
-    def learning_rate_scale(self, name: str) -> float:
-        """All parameters learn at one rate."""
-        return 1.0
-
-    def after_step(self, model: nn.Module, step: int) -> None:
-        """Nothing to do between steps."""
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """The model as transformers writes it, in safetensors."""

@@ -2,100 +2,202 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from luthier.adapters.base import peft_task
+from luthier.adapters import lora_init
+from luthier.adapters.base import UNKNOWN_RUN, Run, peft_task
+from luthier.adapters.peft_part import PeftPart, TargetModules
 from luthier.errors import ModelError
-from luthier.plugins import Part
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
+Start = Literal["default", "pissa", "olora", "eva", "orthogonal"]
 
-class Lora(Part):
+
+class Lora(PeftPart):
     """Train two thin matrices beside each linear layer: W x + (alpha / rank) B A x."""
 
-    type: Literal["lora"] = "lora"
+    type: Literal["lora", "qlora"] = "lora"
     rank: Annotated[int, Field(gt=0)] = 8
     """Inner size of the two matrices."""
     alpha: Annotated[float, Field(gt=0)] | None = None
     """Scale of the update, divided by the rank; null: twice the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the input of the thin matrices."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    target_modules: TargetModules = "all-linear"
     """Layers that get an update: all linear layers but the head, or names such as `[q_proj, v_proj]`."""
+    modules_to_save: list[str] = Field(default=[])
+    """Modules trained as a whole besides, for example `[embed_tokens, lm_head]`; they are saved with the adapter."""
+    use_rslora: bool = False
+    """Divide alpha by the root of the rank instead of the rank (rsLoRA, arXiv:2312.03732)."""
+    use_dora: bool = False
+    """Train the length of each weight column apart from its direction (DoRA, arXiv:2402.09353)."""
+    init_lora_weights: Start = "default"
+    """First values: A random and B zero; the largest singular parts of each weight (pissa, arXiv:2404.02948), its QR
+    decomposition (olora, arXiv:2406.01775), the directions in which each layer's inputs vary most, which also decide
+    how ranks are shared out (eva, arXiv:2410.07170), or orthogonal rows whose product is zero (orthogonal)."""
+    eva_rho: Annotated[float, Field(ge=1)] = 2.0
+    """Under eva, no layer gets more than this times `rank`; 1: all get `rank`."""
+    loraplus_lr_ratio: Annotated[float, Field(gt=0)] | None = None
+    """Learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which finds 16 good); null: the same."""
 
     learning_rates: ClassVar[tuple[float, float]] = (1e-6, 3e-3)
-    trains_base: ClassVar[bool] = False
+    same: ClassVar[tuple[str, ...]] = (
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "use_rslora",
+        "use_dora",
+    )
 
-    def attach(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Add the matrices; a model that already carries a LoRA adapter goes on with it.
+    @field_validator("init_lora_weights", mode="before")
+    @classmethod
+    def _no_fast_pissa(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("pissa_niter"):
+            raise ValueError(
+                "the fast decomposition of pissa is drawn at random, so that an adapter made with it does not fit its "
+                "base when it is loaded again; write pissa"
+            )
+        return value
 
-        Raises:
-            ModelError: the model carries another adapter, or no layer has a name of `target_modules`.
-        """
-        from peft import LoraConfig, PeftModel, get_peft_model
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        start = self.init_lora_weights
+        if self.use_dora and start in lora_init.DISPLACED:
+            raise ValueError(
+                f"use_dora cannot start from {start}, because its lengths are those of an update that starts at zero"
+            )
+        if start == "orthogonal" and self.rank % 2:
+            raise ValueError(f"init_lora_weights: orthogonal halves the rank, so it must be even; given: {self.rank}")
+        return self
 
-        if isinstance(model, PeftModel):
-            return self._resume(model)
-        settings = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.scale,
-            lora_dropout=self.dropout,
-            target_modules=self.target_modules,
-            task_type=peft_task(model),
-            revision=getattr(model.config, "_commit_hash", None),  # of a hub model: the adapter finds this very base
-        )
-        try:
-            tuned: Any = get_peft_model(model, settings)
-        except ValueError as error:
-            raise ModelError(f"adapter.target_modules: {str(error).splitlines()[0]}") from None
-        return tuned
+    # ---- attaching ---------------------------------------------------------------------------------------------
 
     @property
     def scale(self) -> float:
         """lora_alpha as peft counts it."""
         return 2.0 * self.rank if self.alpha is None else self.alpha
 
-    def _resume(self, model: Any) -> PreTrainedModel:
-        given = model.peft_config[model.active_adapter]
-        if given.peft_type != "LORA" or given.r != self.rank or given.lora_alpha != self.scale:
+    def peft_settings(self, model: Any, run: Run) -> Any:
+        """A LoraConfig whose ranks are those of the run's newest checkpoint, where they were measured."""
+        from peft import EvaConfig, LoraConfig
+
+        eva = self.init_lora_weights == "eva"
+        settings = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.scale,
+            lora_dropout=self.dropout,
+            target_modules=self.target_modules,
+            modules_to_save=list(self.modules_to_save) or None,
+            ensure_weight_tying=bool(self.modules_to_save) and model.config.get_text_config().tie_word_embeddings,
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+            init_lora_weights=self.init_lora_weights if eva or self.init_lora_weights == "orthogonal" else True,
+            eva_config=EvaConfig(rho=self.eva_rho) if eva else None,
+            task_type=peft_task(model),
+        )
+        checkpoint = run.checkpoint() if eva else None
+        return settings if checkpoint is None else lora_init.with_ranks_of(checkpoint, settings)
+
+    def add(self, model: Any, settings: Any) -> Any:
+        """The matrices, and whole modules where some are trained."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="lora with eva initialization")  # of memory that it might save
+            tuned = super().add(model, settings)
+        self._require_modules(tuned)
+        return tuned
+
+    def go_on(self, model: Any, run: Run) -> Any:
+        """Train the adapter that the model carries, and the same whole modules."""
+        tuned = super().go_on(model, run)
+        self._require_modules(tuned)
+        return tuned
+
+    def _require_modules(self, tuned: Any) -> None:
+        """Refuse a model whose modules that are trained as a whole are not those of `modules_to_save`."""
+        whole = lora_init.whole_modules(tuned)
+        asked = {m: [p for n, p in whole.items() if n.endswith(m)] for m in self.modules_to_save}  # as peft asks
+        for name, found in asked.items():
+            if not found:
+                raise ModelError(f"adapter.modules_to_save: the model has, or trains, no module {name}")
+        wanted = {id(weight) for found in asked.values() for weights in found for weight in weights}
+        for name, weights in whole.items():  # tied modules are one
+            if peft_task(tuned.get_base_model()) == "SEQ_CLS" and name.endswith(("score", "classifier")):
+                continue  # the new head of a model that scores, which peft always trains
+            if not wanted.issuperset(map(id, weights)):
+                raise ModelError(
+                    f"the model carries an adapter that trains {name} as a whole; write it into "
+                    "adapter.modules_to_save, or start from the base model"
+                )
+
+    def attach(self, model: PreTrainedModel, run: Run = UNKNOWN_RUN) -> PreTrainedModel:
+        """Add the matrices and give them their first values, or go on with those that the model carries.
+
+        Raises:
+            ModelError: the model carries another adapter, or no layer has a name of `target_modules`.
+        """
+        from peft import PeftModel
+
+        start = self.init_lora_weights
+        if start not in lora_init.DISPLACED:
+            tuned = super().attach(model, run)
+            if start == "eva" and not isinstance(model, PeftModel) and run.checkpoint() is None:
+                lora_init.eva(tuned, run)
+            return tuned
+        if isinstance(model, PeftModel):
+            return self._go_on_displaced(model, run)
+        tuned = super().attach(model, run)
+        lora_init.displace(tuned, start if run.checkpoint() is None else None)
+        return tuned
+
+    def _go_on_displaced(self, model: Any, run: Run) -> Any:
+        """A saved difference of twice the rank becomes an update and the start that is taken away from it, again."""
+        from peft import get_peft_model_state_dict
+
+        given, wanted = model.peft_config[model.active_adapter], self.peft_settings(model.get_base_model(), run)
+        if given.peft_type == "LORA" and given.r != 2 * self.rank:
             raise ModelError(
-                f"the model carries a {given.peft_type} adapter of rank {getattr(given, 'r', '-')}, alpha "
-                f"{getattr(given, 'lora_alpha', '-')}; the config asks for lora, rank {self.rank}, alpha {self.scale:g}"
-                ": write the same, or start from the base model"
+                f"the model carries a lora adapter of rank {given.r}; one that began as {self.init_lora_weights} of "
+                f"rank {self.rank} is saved with rank {2 * self.rank}: write init_lora_weights: default and rank: "
+                f"{given.r}, or start from the base model"
             )
-        modules = None if self.target_modules == "all-linear" else set(self.target_modules)
-        if given.lora_dropout != self.dropout or (modules and set(given.target_modules) != modules):
-            raise ModelError(
-                f"the model carries a lora adapter with dropout {given.lora_dropout:g} on "
-                f"{', '.join(sorted(given.target_modules))}; write the same, or start from the base model"
-            )
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = f".{model.active_adapter}." in name and "lora_" in name
-        return model
+        self.require_same(lora_init.halved(given) if given.peft_type == "LORA" else given, wanted)
+        weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+        tuned = self.add(model.unload(), wanted)
+        lora_init.displace(tuned, None)
+        lora_init.load_displaced(tuned, weights, run.start or Path("the model"))
+        return tuned
+
+    def require_same(self, given: Any, wanted: Any) -> None:
+        """As for every kind; which layers eva took is measured, not asked for."""
+        if self.init_lora_weights == "eva":
+            wanted.target_modules = given.target_modules
+        super().require_same(given, wanted)
+
+    # ---- training and saving -----------------------------------------------------------------------------------
 
     def learning_rate_scale(self, name: str) -> float:
-        """All parameters learn at one rate."""
-        return 1.0
-
-    def after_step(self, model: nn.Module, step: int) -> None:
-        """LoRA does nothing between steps."""
+        """`loraplus_lr_ratio` for B."""
+        return self.loraplus_lr_ratio or 1.0 if ".lora_B." in name else 1.0
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """adapter_model.safetensors and adapter_config.json, as peft writes them."""
-        model.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" would ask the hub about the base
-        (folder / "README.md").unlink(missing_ok=True)  # an empty form; the run has its report
+        """As peft writes it; a displaced start as the difference that it makes, so that the base stays as it is."""
+        if self.init_lora_weights in lora_init.DISPLACED:
+            lora_init.save_displaced(model, folder)
+        else:
+            super().save(model, folder)
 
     def load(self, model: PreTrainedModel, folder: Path) -> None:
         """Read adapter_model.safetensors back into the attached matrices."""
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
+        if self.init_lora_weights in lora_init.DISPLACED:
+            from safetensors.torch import load_file
 
-        outcome = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
-        if outcome.unexpected_keys:
-            raise ModelError(f"{folder}: holds weights that this adapter does not have: {outcome.unexpected_keys[:3]}")
+            lora_init.load_displaced(model, load_file(folder / "adapter_model.safetensors"), folder)
+        else:
+            super().load(model, folder)

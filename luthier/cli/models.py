@@ -1,4 +1,4 @@
-"""`luthier models list | fetch`: what this machine has."""
+"""`luthier models list | fetch | merge`: what this machine has, and tuned models as whole ones."""
 
 from __future__ import annotations
 
@@ -44,6 +44,24 @@ def fetch(name: Annotated[str, typer.Argument(help="A name from `luthier models 
         console.print(f"fetching {name} (once; about half a minute)")
     folder = fetch_model(name)
     console.print(f"{name} is {'already ' if there else ''}in {folder}")
+
+
+@app.command()
+def merge(
+    run: Annotated[
+        str, typer.Argument(help="The output folder of a run, or one of its checkpoints.", show_default=False)
+    ],
+    *,
+    output: Annotated[str, typer.Option("--output", "-o", help="A new folder for the model.", show_default=False)],
+) -> None:
+    """Make a tuned adapter part of the weights of its base, in float32; the model then needs no adapter."""
+    from luthier.adapters.merge import save_merged
+    from luthier.cli.show import console
+
+    options = save_merged(run, output)
+    console.print(f"merged model {output}\ntalk to it   luthier chat {output}")
+    if options:
+        console.print(f"note         it was tuned with template_options {options}; write them into configs that use it")
 
 
 def _cached() -> list[str]:

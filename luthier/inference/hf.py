@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from luthier.data.conversation import Conversation
 from luthier.data.render import Renderer
 from luthier.inference.engine import Sampling
+from luthier.models.output import has_virtual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,6 +28,8 @@ class HfEngine:
 
     def __init__(self, model: PreTrainedModel, renderer: Renderer) -> None:
         self.model, self.renderer = model, renderer
+        if has_virtual_tokens(model):
+            warnings.filterwarnings("ignore", message="Position ids are not supported")  # peft counts for itself
         tokenizer = renderer.tokenizer
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(renderer.stop_ids, default=0)
 
@@ -39,8 +43,7 @@ class HfEngine:
         """The ids that follow prompts, each up to and with its stop token, with the index of the prompt."""
         order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
         self.model.eval()
-        for start in range(0, len(order), BATCH_PROMPTS):
-            group = order[start : start + BATCH_PROMPTS]
+        for start, group in self._batches(order, [len(ids) for ids in encoded]):
             width = max(len(encoded[i]) for i in group)
             ids = torch.full((len(group), width), int(self.pad))
             mask = torch.zeros_like(ids)
@@ -51,6 +54,19 @@ class HfEngine:
             output = self._run(ids, mask, own)
             for row, i in enumerate(group):
                 yield i, self._stopped(output[row, width:].tolist())
+
+    def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
+        """Prompts that are answered at once, and how many were before them.
+
+        Between virtual tokens and a prompt there must be no padding, so those have one length in a batch.
+        """
+        start = 0
+        while start < len(order):
+            group = order[start : start + BATCH_PROMPTS]
+            if has_virtual_tokens(self.model):
+                group = [i for i in group if lengths[i] == lengths[group[0]]]
+            yield start, group
+            start += len(group)
 
     def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
         """Pieces of text; the model runs in a thread of its own."""

@@ -1,4 +1,4 @@
-"""Finding and loading models: a folder, a hub id, a GGUF file, a name of the catalogue, the output of a run.
+"""Loading models.
 
 Weights come from safetensors only and no code of a model folder ever runs. Replaceable: `Factory(models=...)` takes
 any `ModelLoaderLike`.
@@ -6,133 +6,22 @@ any `ModelLoaderLike`.
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import socket
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.config import ModelConfig
 from luthier.data.render import Renderer
 from luthier.distributed.strategy import pick_device
-from luthier.errors import LuthierError, ModelError
-from luthier.models.catalogue import entries
-from luthier.plugins import suggestion
+from luthier.errors import LuthierError, MissingExtra, ModelError
+from luthier.models.find import ADAPTER_WEIGHTS, Found, find, record_of, require_language
+from luthier.models.output import has_virtual_tokens
 from luthier.system.hardware import choose_precision
-from luthier.tracking.run import RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Where a model is. `adapter` is the folder of a tuned adapter that stands on the model."""
-
-    kind: Literal["folder", "hub", "gguf"]
-    location: str
-    adapter: Path | None = None
-    revision: str | None = None
-
-
-def find(path: str) -> Found:
-    """Resolve what the config calls a model, without loading it.
-
-    Raises:
-        ModelError: nothing is there, or what is there must not be loaded.
-    """
-    place = Path(path).expanduser()
-    if place.is_dir():
-        return _folder(place)
-    if place.suffix == ".gguf":
-        if not place.is_file():
-            raise ModelError(f"{path}: no such file (looked at {place.absolute()})")
-        return Found("gguf", str(place))
-    if path in entries():
-        if not entries()[path].fetched:
-            raise ModelError(f"{path} is not on this machine yet; fetch it once with: luthier models fetch {path}")
-        return Found("folder", str(entries()[path].folder))
-    if _HUB_ID.fullmatch(path) and not place.parent.is_dir():
-        _require_hub(path, place)
-        return Found("hub", path)
-    raise ModelError(
-        f"no model {path!r}: not a folder, a .gguf file or a hub id (owner/name); {suggestion(path, entries())}"
-    )
-
-
-def _require_hub(path: str, place: Path) -> None:
-    """A hub id also looks like a path: without the hub, the library would try for a minute before it says so."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type="model")
-    proxied = any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ)
-    if constants.HF_HUB_OFFLINE or proxied or cached.is_dir():
-        return
-    address = urlsplit(constants.ENDPOINT)
-    try:
-        socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
-    except OSError:
-        raise ModelError(
-            f"no model {path!r}: no such folder (looked at {place.absolute()}), and the model hub cannot be reached"
-        ) from None
-
-
-def _folder(place: Path) -> Found:
-    if (place / "adapter_config.json").is_file():
-        return _adapter(place)
-    if not (place / "config.json").is_file():
-        saved = sorted(place.glob("checkpoint-*"), key=lambda folder: (len(folder.name), folder.name))
-        checkpoints = f" (it holds an unfinished run; what was saved of it is {saved[-1]})" if saved else ""
-        raise ModelError(
-            f"{place}: no config.json and no adapter_config.json, so this is not a model folder{checkpoints}"
-        )
-    if not list(place.glob("*.safetensors")):
-        pickled = [*place.glob("*.bin"), *place.glob("*.pt"), *place.glob("*.pth")]
-        why = (
-            f"only {pickled[0].name}, which could run code when opened; convert it to safetensors"
-            if pickled
-            else "none"
-        )
-        raise ModelError(f"{place}: no weights to load: expected *.safetensors, found {why}")
-    return Found("folder", str(place))
-
-
-def _adapter(place: Path) -> Found:
-    """A tuned adapter, and the model it stands on."""
-    file = place / "adapter_config.json"
-    base = revision = None
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        base, revision = settings["base_model_name_or_path"], settings.get("revision")
-    except (ValueError, TypeError, KeyError, AttributeError):
-        pass
-    if not isinstance(base, str) or not base:
-        raise ModelError(f"{file}: expected JSON with base_model_name_or_path, the model that the adapter stands on")
-    if not (place / _ADAPTER_WEIGHTS).is_file():
-        pickled = (place / "adapter_model.bin").is_file()
-        why = (
-            "only adapter_model.bin, which could run code when opened; convert it to safetensors" if pickled else "none"
-        )
-        raise ModelError(f"{place}: no weights to load: expected {_ADAPTER_WEIGHTS}, found {why}")
-    if (Path(base).expanduser() / "adapter_config.json").is_file():
-        raise ModelError(f"{file}: base_model_name_or_path: {base} is an adapter itself, not the model under it")
-    try:
-        below = find(base)
-    except ModelError as error:
-        named = _record_of(place).get("path")  # a name of the catalogue outlives the folder it stood for
-        if named not in entries():
-            raise ModelError(f"{file}: base_model_name_or_path: {error}") from None
-        below = find(named)
-    return Found(below.kind, below.location, adapter=place, revision=revision)
 
 
 class ModelLoaderLike(Protocol):
@@ -141,8 +30,10 @@ class ModelLoaderLike(Protocol):
     def renderer(self, config: ModelConfig) -> Renderer:
         """What turns conversations into ids as this model is served."""
 
-    def load(self, config: ModelConfig, *, dtype: str = "float32", scores: bool = False) -> PreTrainedModel:
-        """The model in evaluation mode, its weights in `dtype` unless the config says otherwise.
+    def load(
+        self, config: ModelConfig, *, dtype: str = "float32", scores: bool = False, bits: int | None = None
+    ) -> PreTrainedModel:
+        """The model in evaluation mode, its weights in `dtype` unless the config says otherwise, or quantised.
 
         With `scores`, it has a head of one number instead of its language head.
         """
@@ -176,7 +67,7 @@ class ModelLoader:
         Raises:
             ModelError: the model cannot be found, or its tokenizer cannot be read.
         """
-        options = config.template_options or _record_of(Path(config.path).expanduser()).get("template_options")
+        options = config.template_options or record_of(Path(config.path).expanduser()).get("template_options")
         return Renderer(self.tokenizer(config), stop_ids=self.stop_ids(config), options=options)
 
     def stop_ids(self, config: ModelConfig) -> list[int]:
@@ -199,37 +90,45 @@ class ModelLoader:
         return int(found)
 
     def load_for_use(self, config: ModelConfig) -> PreTrainedModel:
-        """The model on this machine's device, in the precision that training chooses there; raises as `load`."""
+        """The model on this machine's device, as it was trained; raises as `load`.
+
+        That is in the precision that training chooses there, and on a quantised base where an adapter learnt on one.
+        """
         device = pick_device(0)
         dtype = "bfloat16" if choose_precision("auto", device.type) == "bf16" else "float32"
-        return self.load(config, dtype=dtype).to(device)
+        bits = record_of(Path(config.path).expanduser(), "adapter").get("bits")
+        loaded = self.load(config, dtype=dtype, bits=bits)
+        return loaded if bits else loaded.to(device)
 
-    def load(self, config: ModelConfig, *, dtype: str = "float32", scores: bool = False) -> PreTrainedModel:
+    def load(
+        self, config: ModelConfig, *, dtype: str = "float32", scores: bool = False, bits: int | None = None
+    ) -> PreTrainedModel:
         """The model in evaluation mode, an adapter of a previous run on it; `dtype` fills in for `auto`.
 
-        With `scores`, a language model gets a new head of one number, drawn from torch's generator.
+        With `scores`, a language model gets a new head of one number, drawn from torch's generator. `bits` (4 or 8)
+        quantises the base by bitsandbytes; an adapter stays as it is.
 
         Raises:
             ModelError: it cannot be found or loaded, or it is of another kind.
+            MissingExtra: it is to be quantised, and bitsandbytes is not installed.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GgufConfig
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        getLogger("bitsandbytes").setLevel("ERROR")  # it warns of every cast of every layer
         found = find(config.path)
         wanted = getattr(torch, dtype if config.dtype == "auto" else config.dtype)
-        gguf = {"quantization_config": GgufConfig(dequantize=True)} if found.kind == "gguf" else {}
         if not scores:
-            _require_language(config.path, found)
+            require_language(config.path, found)
         family = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
-        one = {"num_labels": 1} if scores else {}
+        extra = _quantised(found, config.path, bits, wanted) | ({"num_labels": 1} if scores else {})
         with _Readable(config.path):
             model: Any
             model, outcome = family.from_pretrained(
                 **_source(found, config),
-                **gguf,
-                **one,
+                **extra,
                 dtype=wanted,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -238,6 +137,7 @@ class ModelLoader:
             )
             new = {name for name in outcome["missing_keys"] if scores and name.startswith(("score.", "classifier."))}
             _require_every_weight(config.path, outcome, but=new)
+            _keep_differentiable(model)
             if scores:
                 model.config.pad_token_id = self._padding(config)
             # what an adapter will name as its base, from whatever folder it is loaded
@@ -250,24 +150,37 @@ class ModelLoader:
         return model
 
 
-def _require_language(path: str, found: Found) -> None:
-    """Refuse a reward model where texts are to be written."""
-    place = Path(found.location if found.adapter is None else found.adapter)
-    try:
-        name = "config.json" if found.adapter is None else "adapter_config.json"
-        settings = json.loads((place / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    kinds = [*(settings.get("architectures") or ()), settings.get("task_type") or ""]
-    if any(kind.endswith(("ForSequenceClassification", "SEQ_CLS")) for kind in kinds):
-        raise ModelError(f"{path}: a reward model, which scores answers and cannot write any")
+def _quantised(found: Found, path: str, bits: int | None, dtype: Any) -> dict[str, Any]:
+    """How transformers loads the base: as it is, or in 4 bits (nf4, its scales quantised again) or 8."""
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig, GgufConfig
+
+    if bits and found.kind == "gguf":
+        raise ModelError(f"{path}: a .gguf file cannot be quantised anew; convert it to a model folder first")
+    if found.kind == "gguf":
+        return {"quantization_config": GgufConfig(dequantize=True)}
+    if bits is None:
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtra(f"a base model in {bits} bits", "bitsandbytes", "quantize")
+    fine = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    settings = BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else BitsAndBytesConfig(load_in_4bit=True, **fine)
+    return {"quantization_config": settings}
 
 
-def _record_of(folder: Path) -> dict[str, Any]:
-    """What a run or one of its checkpoints says of the model it was trained from; empty for any other folder."""
-    run = folder.parent if folder.name.startswith("checkpoint-") else folder
-    record = RunFolder(run).record()
-    return dict(record["config"].get("model", {})) if record else {}
+def _keep_differentiable(model: Any) -> None:
+    """Keep weights of 4 bits as they are.
+
+    On CPUs with bf16, bitsandbytes packs them anew in the first forward pass without gradients, for a kernel that has
+    none: every later training step would silently lose what passes through it.
+    """
+    if getattr(model, "is_loaded_in_4bit", False):
+        from bitsandbytes.nn.modules import Linear4bit
+
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
 
 
 def _source(found: Found, config: ModelConfig) -> dict[str, Any]:
@@ -306,11 +219,13 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
+    if '"BOTTLENECK"' in (folder / "adapter_config.json").read_text(encoding="utf-8"):
+        import luthier.models.bottleneck  # noqa: F401 - a method of peft from then on
     own = {f"base_model.model.{name}" for name, _ in model.named_parameters(remove_duplicate=False)}
     with warnings.catch_warnings(action="ignore"):  # of missing weights: named below
         tuned = PeftModel.from_pretrained(model, str(folder))
     expected = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
-    with safe_open(folder / _ADAPTER_WEIGHTS, framework="pt") as file:
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         strange = sorted((expected - set(file.keys())) | (set(file.keys()) - expected - own))
     if strange:
         raise ModelError(f"{folder}: the adapter does not fit its base model: {len(strange)} weights, {strange[0]}")
@@ -332,9 +247,11 @@ def _use_segment_attention(model: Any) -> None:
 
 
 def packs(model: Any) -> bool:
-    """Whether sequences may share a row: the model attends segment by segment."""
+    """Whether sequences may share a row: the model attends segment by segment, and nothing stands in front of a row."""
     from luthier.kernels import attention
 
+    if has_virtual_tokens(model):
+        return False
     return bool(model.config.get_text_config()._attn_implementation == attention.NAME)
 
 

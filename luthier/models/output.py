@@ -7,6 +7,7 @@ positions; for a plain linear head the kernel takes it from there and the head i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -122,6 +123,7 @@ class Forward:
         self.head = output_head(model) if scoring is None else scoring
         self.scoring = scoring is not None
         self.value_head = value_head(model)
+        self.virtual = has_virtual_tokens(model)
         self.plain_head = not self.scoring and type(self.head) is nn.Linear and not head_is_bent(model)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Output:
@@ -130,7 +132,10 @@ class Forward:
 
         def take(_: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
             hidden: Tensor = args[0]
-            picked = hidden.reshape(-1, hidden.shape[-1])[batch.targets.position]
+            place, ahead = batch.targets.position, hidden.shape[1] - batch.ids.shape[1]
+            if ahead:  # virtual tokens in front of every row
+                place = place + ahead * (place // batch.ids.shape[1] + 1)
+            picked = hidden.reshape(-1, hidden.shape[-1])[place]
             taken.append(picked)
             return (picked[:0] if self.plain_head else picked,)
 
@@ -140,8 +145,9 @@ class Forward:
         hook = self.head.register_forward_hook(listen) if self.scoring else self.head.register_forward_pre_hook(take)
         try:
             packed = {} if batch.pieces is None else {"pieces": batch.pieces}
+            placed = {} if self.virtual else {"position_ids": batch.positions}  # peft counts for itself
             with autocast(self.precision, batch.ids.device), self._noise(model, batch):
-                result = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, **packed)
+                result = model(input_ids=batch.ids, use_cache=False, **placed, **packed)
         finally:
             hook.remove()
         output = Output(
@@ -178,6 +184,12 @@ class Forward:
             yield
         finally:
             hook.remove()
+
+
+def has_virtual_tokens(model: nn.Module) -> bool:
+    """Whether an adapter puts positions in front of every row; rows of such a model are padded on the right only."""
+    peft = sys.modules.get("peft")  # which takes seconds to import, and whose models exist only after that
+    return peft is not None and isinstance(model, peft.PeftModel) and bool(model.active_peft_config.is_prompt_learning)
 
 
 def output_head(model: nn.Module) -> nn.Linear:

@@ -91,6 +91,8 @@ def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: A
         *_vocabulary(examples, renderer),
         *_learning_rate(config, adapter),
     ]
+    if (reason := adapter.refusal(config)) is not None:
+        findings.append(Finding("error", "adapter", f"{adapter.type}: {reason}"))
     if cast(Objective, config.objective).learns_turns:
         cut = {(e.file, e.line, e.content_id) for e in data.ledger.entries if e.outcome in ("truncated", "split")}
 
@@ -105,21 +107,28 @@ def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: A
     return Report(findings, [sample(example, renderer) for example in data.train[:2]])
 
 
-def check_model(model: Any, data: Prepared, layout: Layout) -> list[Finding]:
-    """What needs the loaded model: sizes, and a proof that packed rows do not see each other."""
+def check_model(model: Any, data: Prepared, layout: Layout, *, virtual_tokens: int = 0) -> list[Finding]:
+    """What needs the loaded model: sizes, and a proof that packed rows do not see each other.
+
+    `virtual_tokens` is how many positions the adapter takes in front of every row.
+    """
     rows = model.get_input_embeddings().weight.shape[0]
     places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = None if places is None else places - virtual_tokens
     strange, long = [], []
     for example in [*data.train, *data.held_out]:
         largest, longest = max(int(t.ids.max()) for t in example.sequences), max(len(t) for t in example.sequences)
         strange += [f"{example.origin}: token id {largest}"] if largest >= rows else []
-        long += [f"{example.origin}: {longest} tokens"] if places is not None and longest > places else []
+        long += [f"{example.origin}: {longest} tokens"] if room is not None and longest > room else []
     findings = []
     if strange:
         message = f"the model embeds {rows} token ids, the data holds others; tokenizer and model do not match: "
         findings.append(Finding("error", "vocabulary", message + _named(strange)))
     if long:
-        message = f"the model knows {places} positions, and some rows have more; lower data.max_length: {_named(long)}"
+        taken = f", of which the adapter takes {virtual_tokens}" if virtual_tokens else ""
+        message = (
+            f"the model knows {places} positions{taken}, and some rows have more; lower data.max_length: {_named(long)}"
+        )
         findings.append(Finding("error", "positions", message))
     if not findings and layout.packing:
         findings += _packing(model, data.train, layout)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from luthier.adapters.base import Adapter
 from luthier.data.loader import LoaderLike
 from luthier.distributed.strategy import Strategy
-from luthier.models.output import value_head, without_value_head
+from luthier.models.output import without_value_head
 from luthier.system.files import atomic_folder, sha256_of
 from luthier.train.optim.saved import TensorFile, load_optimizer, optimizer_tensors
 from luthier.train.optim.wrapped import evaluation_weights
@@ -56,8 +56,23 @@ class Trained:
             self.adapter.save(self.model, folder)
         self.tokenizer.save_pretrained(folder)
 
+    def checkpoint(self, folder: Path) -> None:
+        """As `save`, and besides whatever training goes on with exactly."""
+        with evaluation_weights(self.optimizer):  # which remembers those of training, where they differ
+            with without_value_head(self.model) as head:
+                self.adapter.checkpoint(self.model, folder)
+            save_file(optimizer_tensors(self.optimizer, self.model), folder / "optimizer.safetensors")
+        self.tokenizer.save_pretrained(folder)
+        memory = self.loader.memory()
+        if head is not None:
+            save_file(head.state_dict(), folder / VALUES)
+        if memory:
+            save_file(memory, folder / MEMORY)
+        if self.scaler is not None:
+            (folder / SCALER).write_text(json.dumps(self.scaler.state()), encoding="utf-8")
+
     def load(self, folder: Path) -> None:
-        """Put saved weights back."""
+        """Put the weights of a checkpoint back."""
         with without_value_head(self.model) as head:
             self.adapter.load(self.model, folder)
         if head is not None:
@@ -88,16 +103,7 @@ class Checkpoints:
         random = trained.strategy.gather(random_state(trained.strategy.device))
         if trained.strategy.rank == 0 and state.step not in self.steps():
             with atomic_folder(self.path(state.step)) as folder:
-                with evaluation_weights(trained.optimizer):  # which remembers those of training, where they differ
-                    trained.save(folder)
-                    save_file(optimizer_tensors(trained.optimizer, trained.model), folder / "optimizer.safetensors")
-                head, memory = value_head(trained.model), trained.loader.memory()
-                if head is not None:
-                    save_file(head.state_dict(), folder / VALUES)
-                if memory:
-                    save_file(memory, folder / MEMORY)
-                if trained.scaler is not None:
-                    (folder / SCALER).write_text(json.dumps(trained.scaler.state()), encoding="utf-8")
+                trained.checkpoint(folder)
                 save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
                 (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
                 sums = {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()}

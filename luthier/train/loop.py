@@ -89,7 +89,7 @@ class Trainer:
 def run_step(job: Job, state: State, step: Step) -> Progress:
     """One optimizer step, and the evaluation when it is due."""
     started = time.perf_counter()
-    strategy, optimizer = job.trained.strategy, job.trained.optimizer
+    strategy, optimizer, adapter = job.trained.strategy, job.trained.optimizer, job.trained.adapter
     units, tokens = strategy.sum(
         [
             sum(job.objective.units(batch) for batch in step.micro_batches),
@@ -98,10 +98,12 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
     )
     rate = _set_learning_rate(job, state.step)
     sums: dict[str, float] = {}
-    noted = _statistics(job, step)
+    noted = statistics(job.objective, job.forward, job.model, step, strategy.device) if step.companions else {}
+    noted = dict(zip(noted, strategy.sum(list(noted.values())), strict=True))
     job.model.train()
     batches = [replace(batch, step=noted) for batch in step.micro_batches] if noted else step.micro_batches
-    loss = strategy.forward_backward(job.model, batches, _loss_of(job, units, sums))
+    penalty = adapter.penalty(job.trained.model)
+    loss = strategy.forward_backward(job.model, batches, _loss_of(job, units, sums, penalty))
     scaler = job.trained.scaler
     if scaler is not None:
         loss = scaler.unscale(optimizer, loss)
@@ -113,11 +115,13 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
             f"step {state.step + 1}: loss {loss:g}, gradient norm {norm:g}; nothing was updated. "
             f"Rows of this step: {rows}. A lower learning rate or fp32 usually helps; the last checkpoint is intact."
         )
+    penalised = 0.0 if penalty is None else float(penalty.detach())
     if skipped:
         optimizer.zero_grad(set_to_none=True)
     else:
+        adapter.before_step(job.trained.model, state.step + 1)
         strategy.step(optimizer)
-        job.trained.adapter.after_step(job.trained.model, state.step + 1)
+        adapter.after_step(job.trained.model, state.step + 1)
     state = state.after(tokens=int(tokens), epoch=step.epoch, position=step.position)
     reported = zip(sums, strategy.sum(list(sums.values())), strict=True)
     seconds = time.perf_counter() - started
@@ -128,7 +132,7 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
         state=state,
         total_steps=job.total_steps,
         epoch=step.epoch + step.position / len(job.loader.examples),
-        loss=loss,
+        loss=loss - penalised,
         learning_rate=rate,
         grad_norm=norm,
         units=int(units),
@@ -139,37 +143,42 @@ def run_step(job: Job, state: State, step: Step) -> Progress:
             **step.metrics,
             **{name: value / units for name, value in reported},
             **({} if scaler is None else {"loss_scale": scaler.scale, "skipped_steps": scaler.skipped}),
+            **({} if penalty is None else {"penalty": penalised}),
         },
     )
 
 
-def _loss_of(job: Job, units: float, sums: dict[str, float]) -> Callable[[nn.Module, Batch], Tensor]:
-    """The share of one micro-batch in the loss of the step."""
+def _loss_of(
+    job: Job, units: float, sums: dict[str, float], penalty: Tensor | None
+) -> Callable[[nn.Module, Batch], Tensor]:
+    """The share of one micro-batch in the loss of the step; each rank's first carries its share of the penalty."""
+    once = [] if penalty is None else [penalty / job.trained.strategy.ranks]
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
         output = job.forward(model, batch)
         total, extra = job.objective.loss(output, batch)
         for name, value in extra.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
-        loss = total / max(units, 1)
-        return loss if job.trained.scaler is None else job.trained.scaler.scaled(loss)
+        share = total / max(units, 1)
+        share = share + once.pop() if once else share
+        return share if job.trained.scaler is None else job.trained.scaler.scaled(share)
 
     return loss_of
 
 
-def _statistics(job: Job, step: Step) -> dict[str, float]:
-    """What the objective takes from the companions of the whole step, before its gradients."""
-    if not step.companions:
-        return {}
-    strategy, sums = job.trained.strategy, dict[str, float]()
-    job.model.eval()
+def statistics(
+    objective: Objective, forward: Forward, model: nn.Module, step: Step, device: torch.device
+) -> dict[str, float]:
+    """What the objective takes from this rank's companions of a step; the model is put into evaluation mode."""
+    sums = dict[str, float]()
+    model.eval()
     for batch in step.companions:
-        here = batch.to(strategy.device)
+        here = batch.to(device)
         with torch.no_grad():
-            found = job.objective.statistics(job.forward(job.model, here), here)
+            found = objective.statistics(forward(model, here), here)
         for name, value in found.items():
             sums[name] = sums.get(name, 0.0) + float(value)
-    return dict(zip(sums, strategy.sum(list(sums.values())), strict=True))
+    return sums
 
 
 def _set_learning_rate(job: Job, step: int) -> float:

@@ -1,0 +1,31 @@
+"""OFT: each layer's input turned by a learnt rotation in blocks (Qiu et al. 2023, arXiv:2306.07280), through peft."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.adapters.base import Run, peft_task
+from luthier.adapters.peft_part import PeftPart, TargetModules
+
+
+class Oft(PeftPart):
+    """Train rotations of blocks of each linear layer's inputs; angles between them are kept."""
+
+    type: Literal["oft"] = "oft"
+    oft_block_size: Annotated[int, Field(gt=1)] = 32
+    """Inputs that are turned together; must divide the inputs of every layer."""
+    target_modules: TargetModules = "all-linear"
+    """Layers that get rotations: all linear layers but the head, or names such as `[q_proj, v_proj]`."""
+
+    learning_rates: ClassVar[tuple[float, float]] = (1e-6, 1e-2)
+    same: ClassVar[tuple[str, ...]] = ("oft_block_size", "target_modules")
+
+    def peft_settings(self, model: Any, run: Run) -> Any:
+        """An OFTConfig."""
+        from peft import OFTConfig
+
+        return OFTConfig(
+            oft_block_size=self.oft_block_size, r=0, target_modules=self.target_modules, task_type=peft_task(model)
+        )
