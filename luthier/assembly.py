@@ -29,12 +29,12 @@ from luthier.rollout.source import Rollouts
 from luthier.system.hardware import choose_precision
 from luthier.train.check import Ready, Report, check_model
 from luthier.train.checkpoint import Checkpoints, Trained
-from luthier.train.loop import Job, statistics
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.groups import parameter_groups
 from luthier.train.scaling import LossScaler
 from luthier.train.schedule import Schedule
 from luthier.train.state import State, seed_everything
+from luthier.train.step import Job, statistics
 from luthier.units import Duration
 
 if TYPE_CHECKING:

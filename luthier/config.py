@@ -111,6 +111,10 @@ class TrainConfig(Settings):
     """Linear warm-up: a share of all steps when below 1, else a number of steps."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the norm of all gradients to this; null: do not clip."""
+    spike_factor: Annotated[float, Field(gt=1)] | None = 100.0
+    """Skip a step whose gradient norm is so many times the usual one, or `max_grad_norm` where that is more."""
+    max_skipped_steps: Positive = 5
+    """Stop after so many steps in a row that had to be skipped, since loss or gradients are not finite or explode."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Type of the arithmetic; auto: bf16 on GPUs that have it, else fp32; fp16: with loss scaling, on GPUs only."""
     gradient_checkpointing: bool | Positive = False

@@ -13,7 +13,8 @@
     │   └── MissingExtra         an optional library; says the one command that installs it
     ├── StorageError             disk full or not writable; what was saved is safe
     ├── CheckpointError          a checkpoint that cannot be read
-    ├── TrainingError            loss or gradients that are not finite
+    ├── TrainingError            loss, gradients or weights that are not finite
+    │   └── OutOfMemory          says what is held, and what would help
     └── Interrupted              stopped by the user after a checkpoint; exit status 130
 
 A message says where, what was given, what is allowed, and what to do next. `exit_status` is what the command
@@ -108,6 +109,10 @@ class CheckpointError(LuthierError):
 
 class TrainingError(LuthierError):
     """Training cannot go on (loss or gradients not finite)."""
+
+
+class OutOfMemory(TrainingError):
+    """Memory does not suffice, however small the micro-batches are."""
 
 
 class Interrupted(LuthierError):

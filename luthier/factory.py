@@ -33,13 +33,14 @@ from luthier.tracking.report import write_report
 from luthier.tracking.run import RunFolder, fingerprint
 from luthier.train.check import Ready, Report, check_data, check_model
 from luthier.train.checkpoint import Checkpoints
-from luthier.train.loop import Job, Trainer, TrainerLike
+from luthier.train.loop import Trainer, TrainerLike
 from luthier.train.observers.base import Observer
 from luthier.train.observers.log import Log
 from luthier.train.observers.save import Save
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.wrapped import settle
 from luthier.train.state import State
+from luthier.train.step import Job
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,8 +17,8 @@ from luthier.data.processor import DataProcessor, Prepared
 from luthier.errors import OutputError
 from luthier.factory import Ready, Stages
 from luthier.models.load import ModelLoader
-from luthier.train.loop import Job
 from luthier.train.state import State
+from luthier.train.step import Job
 
 
 def test_a_run_leaves_what_it_promises(run_config: Callable[..., Any]) -> None:

@@ -51,6 +51,10 @@ class Watcher(Stages, Observer):
             show.console.print(f"          step {progress.state.step}/{progress.total_steps}  {note}{held}")
         return False
 
+    def on_notice(self, state: State, text: str) -> None:
+        """Print it above the bar."""
+        show.console.print(f"[yellow]warning: {text}[/]")
+
     def on_end(self, state: State) -> None:
         """Close the bar, so that what is printed next stands below it."""
         self.bar.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +46,9 @@ class LoaderLike(Protocol):
 
     def steps(self, *, epoch: int = 0, position: int = 0) -> Iterator[Step]:
         """Steps without end, from a place in the data on."""
+
+    def smaller(self, step: Step) -> Step | None:
+        """The same step in micro-batches of half the size, as all steps from here on; None where there are none."""
 
     def memory(self) -> dict[str, Tensor]:
         """What a checkpoint must hold for the next steps to be the same; empty where place and seed say it all."""
@@ -102,6 +105,25 @@ class Loader:
             beside = [example.companion for example in chosen if example.companion]
             companions = self.micro_batches(beside) if beside else ()
             yield Step(self.micro_batches(chosen), tuple(chosen), *after, companions=companions)
+
+    def smaller(self, step: Step) -> Step | None:
+        """As long as a micro-batch holds more than one row."""
+        beside = [example.companion for example in step.examples if example.companion]
+        if not self.halve(step.examples):
+            return None
+        companions = self.micro_batches(beside) if beside else ()
+        return replace(step, micro_batches=self.micro_batches(step.examples), companions=companions)
+
+    def halve(self, rows: Sequence[Example]) -> bool:
+        """Halve the limits of a micro-batch, below what these rows reach; false where each has one of its own."""
+        groups = plan([self.layout.size(row) for row in rows], self.layout, ranks=1)[0]
+        if max(map(len, groups)) < 2:
+            return False
+        largest = max(lay_out([rows[i] for i in group], self.layout).ids.numel() for group in groups)
+        most = max(map(len, groups))
+        fewer = None if self.layout.rows is None else max(min(self.layout.rows, most) // 2, 1)
+        self.layout = replace(self.layout, tokens=max(largest // 2, 1), rows=fewer)
+        return True
 
     def memory(self) -> dict[str, Tensor]:
         """Nothing: the order is a function of the place."""

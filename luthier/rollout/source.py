@@ -57,6 +57,9 @@ class Rollouts:
         self.strategy, self.ask = strategy, ask
         self.examples = loader.examples
         self._kept: list[Example] = []
+        """Answers that will be used again."""
+        self._laid: list[Example] = []
+        """Answers of the step that is being made."""
         self._update = 0
 
     @property
@@ -82,7 +85,7 @@ class Rollouts:
             while self._update < self.objective.updates:
                 self._update += 1
                 last = self._update == self.objective.updates
-                rows = self._kept
+                self._laid = rows = self._kept
                 if last:
                     self._kept = []
                 yield Step(
@@ -180,6 +183,19 @@ class Rollouts:
             size += len(sequence)
         yield part
 
+    def smaller(self, step: Step) -> Step | None:
+        """Fewer answers to one prompt in a pass, and fewer prompts, for these answers and all later ones."""
+        rows = self._laid
+        parts = [part for row in rows for part in _halves(row)]
+        if len(parts) == len(rows) and not self.loader.halve(rows):
+            return None
+        if len(parts) > len(rows):
+            largest = max(self.loader.layout.size(row) for row in rows)
+            self.loader.layout = replace(self.loader.layout, tokens=max(largest // 2, 1))
+        self._laid = parts
+        self._kept = parts if self._kept else []
+        return replace(step, micro_batches=self.loader.micro_batches(parts))
+
     # ---- between updates -----------------------------------------------------------------------------------------
 
     def memory(self) -> dict[str, Tensor]:
@@ -221,6 +237,18 @@ class Rollouts:
                 key = name.removeprefix("column.")
                 rows = [replace(r, columns={**r.columns, key: piece}) for r, piece in zip(rows, pieces, strict=True)]
         self._kept = rows
+
+
+def _halves(row: Example) -> list[Example]:
+    """Answers to one prompt as two rows, where they are several."""
+    count = len(row.sequences) // 2
+    if not count:
+        return [row]
+    cut = sum(tokens.supervised for tokens in row.sequences[:count])
+    return [
+        replace(row, sequences=row.sequences[part], columns={n: c[numbers] for n, c in row.columns.items()})
+        for part, numbers in ((slice(count), slice(cut)), (slice(count, None), slice(cut, None)))
+    ]
 
 
 def _answered(prompt: NDArray[np.int32], answer: Sequence[int]) -> Tokens:

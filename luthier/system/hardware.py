@@ -94,6 +94,30 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory does not suffice, on a GPU or for the CPU's allocator."""
+    import torch
+
+    said = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
+    )
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+
+
+def free_memory(device: Any) -> None:
+    """Give back what no tensor holds any more."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def environment() -> dict[str, Any]:
     """Machine, interpreter and library versions, as `environment.json` and `luthier doctor` show them."""
     import psutil

@@ -18,6 +18,9 @@ class Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Keep the values of one step."""
 
+    def note(self, step: int, text: str) -> None:
+        """Keep a sentence about what happened after a step."""
+
     def rewind(self, step: int) -> None:
         """Forget everything after a step: a resumed run does it again."""
 

@@ -31,8 +31,15 @@ class JsonlTracker:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line; raises StorageError when the disk is full."""
+        self._append({"step": step, **values})
+
+    def note(self, step: int, text: str) -> None:
+        """Append a line with `note` instead of numbers."""
+        self._append({"step": step, "note": text})
+
+    def _append(self, row: Mapping[str, object]) -> None:
         with refused_writes_of(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps(row) + "\n")
 
     def rewind(self, step: int) -> None:
         """Keep the lines up to a step; a last line that was cut off goes too."""

@@ -18,7 +18,7 @@ def plot_loss(folder: Path) -> Path | None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    rows = read_metrics(folder / FILE)
+    rows = [row for row in read_metrics(folder / FILE) if "loss" in row]
     if not rows:
         return None
     steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]

@@ -47,6 +47,12 @@ class TensorBoardTracker:
             for name, value in values.items():
                 writer.add_scalar(name, value, step)
 
+    def note(self, step: int, text: str) -> None:
+        """A text."""
+        writer = self._open()
+        with refused_writes_of(self.folder):
+            writer.add_text("note", text, step)
+
     def rewind(self, step: int) -> None:
         """Hide later steps of earlier starts."""
         self._open(purge_step=step + 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from luthier.adapters.base import Adapter
+from luthier.adapters.base import Adapter, trainable
 from luthier.data.loader import LoaderLike
 from luthier.distributed.strategy import Strategy
+from luthier.errors import TrainingError
 from luthier.models.output import without_value_head
-from luthier.system.files import atomic_folder, sha256_of
+from luthier.system.files import PREFIX, atomic_folder, sha256_of
 from luthier.train.optim.saved import TensorFile, load_optimizer, optimizer_tensors
 from luthier.train.optim.wrapped import evaluation_weights
 from luthier.train.scaling import LossScaler
@@ -100,6 +102,7 @@ class Checkpoints:
         Raises:
             StorageError: the disk refused; earlier checkpoints are intact.
         """
+        _require_finite(state, trained, self.newest)
         random = trained.strategy.gather(random_state(trained.strategy.device))
         if trained.strategy.rank == 0 and state.step not in self.steps():
             with atomic_folder(self.path(state.step)) as folder:
@@ -143,7 +146,20 @@ class Checkpoints:
         kept = {*self.steps()[-self.keep :], state.best_step}
         for step in self.steps():
             if step not in kept:
-                shutil.rmtree(self.path(step))
+                leaving = self.path(step).with_name(f"{PREFIX}{self.path(step).name}")
+                self.path(step).rename(leaving)  # killed half-way, it would look like a damaged checkpoint
+                shutil.rmtree(leaving)
+
+
+def _require_finite(state: State, trained: Trained, newest: Callable[[], Path | None]) -> None:
+    """Refuse to keep weights that are no numbers."""
+    largest = {n: torch.linalg.vector_norm(p.detach(), torch.inf) for n, p in trainable(trained.model).items()}
+    broken = [name for name, norm in largest.items() if not bool(norm.isfinite())]
+    if broken:
+        raise TrainingError(
+            f"after step {state.step} {len(broken)} weights are not finite ({broken[0]}); nothing of this was saved, "
+            f"the last good checkpoint is {newest() or 'none'}. A lower learning rate or fp32 usually helps"
+        )
 
 
 def verify(path: Path) -> str | None:

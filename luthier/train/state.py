@@ -20,10 +20,30 @@ class State:
     position: int = 0
     best_loss: float | None = None
     best_step: int | None = None
+    usual_norm: float = 0.0
+    """Running mean of the gradient norm."""
+    skipped: int = 0
+    """Steps that could not be made."""
+    skipped_in_a_row: int = 0
 
-    def after(self, *, tokens: int, epoch: int, position: int) -> State:
-        """One optimizer step later."""
-        return replace(self, step=self.step + 1, tokens=self.tokens + tokens, epoch=epoch, position=position)
+    def after(self, *, tokens: int, epoch: int, position: int, norm: float) -> State:
+        """One optimizer step later. An infinite norm (an overflow in fp16) is not usual."""
+        keep = 0.9 if self.step else 0.0
+        usual = keep * self.usual_norm + (1 - keep) * norm if math.isfinite(norm) else self.usual_norm
+        return replace(
+            self,
+            step=self.step + 1,
+            tokens=self.tokens + tokens,
+            epoch=epoch,
+            position=position,
+            usual_norm=usual,
+            skipped_in_a_row=0,
+        )
+
+    def past(self, *, epoch: int, position: int) -> State:
+        """Behind rows that were not learnt."""
+        skipped, in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        return replace(self, epoch=epoch, position=position, skipped=skipped, skipped_in_a_row=in_a_row)
 
     def judged(self, loss: float) -> State:
         """With an evaluation taken into account; an equal loss does not replace an earlier best, nor does NaN."""

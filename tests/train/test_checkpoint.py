@@ -132,7 +132,7 @@ def test_the_best_step(losses: list[float], best: int) -> None:
     """The first of the lowest; what is not a number never is."""
     state = State()
     for loss in losses:
-        state = state.after(tokens=1, epoch=0, position=0).judged(loss)
+        state = state.after(norm=1.0, tokens=1, epoch=0, position=0).judged(loss)
     assert state.best_step == best and state.best_loss == losses[best - 1]
     assert State(**json.loads(json.dumps(state.to_json()))) == state
 

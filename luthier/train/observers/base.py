@@ -46,5 +46,8 @@ class Observer:
         """After each step; true asks to stop."""
         return False
 
+    def on_notice(self, state: State, text: str) -> None:
+        """Something to be said between steps: a step that was skipped, memory that did not suffice."""
+
     def on_end(self, state: State) -> None:
         """After the last step, also when the run was stopped."""

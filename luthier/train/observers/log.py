@@ -40,6 +40,11 @@ class Log(Observer):
             tracker.log(progress.state.step, values)
         return False
 
+    def on_notice(self, state: State, text: str) -> None:
+        """Keep it beside the numbers."""
+        for tracker in self.trackers:
+            tracker.note(state.step, text)
+
     def on_end(self, state: State) -> None:
         """Close."""
         for tracker in self.trackers:

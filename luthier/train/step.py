@@ -1,0 +1,211 @@
+"""One optimizer step, or the reason why there was none.
+
+It counts the units of a step over all micro-batches and ranks before the first backward pass, so that the gradient is
+that of the mean over units, however the step is cut. A step that must not be made leaves nothing behind: weights,
+optimizer and randomness are as if its rows had not been there.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from luthier.config import TrainConfig
+from luthier.data.loader import LoaderLike, Step
+from luthier.data.pack import Batch
+from luthier.errors import OutOfMemory
+from luthier.models.output import Forward
+from luthier.objectives.base import Objective
+from luthier.system.hardware import is_out_of_memory
+from luthier.train.checkpoint import Trained
+from luthier.train.memory import held
+from luthier.train.observers.base import Observer, Progress
+from luthier.train.optim.base import set_learning_rate
+from luthier.train.optim.wrapped import evaluation_weights
+from luthier.train.schedule import Schedule, learning_rate, warmup_length
+from luthier.train.state import State, random_state, restore_random_state
+
+SETTLED_STEPS = 10
+"""Steps after which the usual gradient norm is known well enough to tell that one explodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the loop needs. `model` is what the strategy prepared; `trained.model` is the bare one inside it."""
+
+    model: nn.Module
+    trained: Trained
+    forward: Forward
+    objective: Objective
+    loader: LoaderLike
+    settings: TrainConfig
+    schedule: Schedule
+    state: State
+    total_steps: int
+    evaluate_every: int | None
+    evaluate: Callable[[], Mapping[str, float]] | None
+    observers: Sequence[Observer]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A step that was not made: the state behind its rows, and why, with the rows by name."""
+
+    state: State
+    reason: str
+
+
+def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
+    """One optimizer step, and the evaluation when it is due.
+
+    Raises:
+        OutOfMemory: in the optimizer's own step, which cannot be taken back.
+    """
+    started = time.perf_counter()
+    strategy, optimizer = job.trained.strategy, job.trained.optimizer
+    drawn = random_state(strategy.device)
+    units, tokens = strategy.sum(
+        [
+            sum(job.objective.units(batch) for batch in step.micro_batches),
+            sum(segment.length for batch in step.micro_batches for segment in batch.segments if len(batch.targets)),
+        ]
+    )
+    rate = _set_learning_rate(job, state.step)
+    sums: dict[str, float] = {}
+    loss, norm, penalised = _gradients(job, step, units, sums)
+    scaler = job.trained.scaler
+    overflowed = scaler is not None and scaler.overflowed()
+    fault = None if overflowed else _fault(job, state, loss, norm)
+    if fault is not None:
+        optimizer.zero_grad(set_to_none=True)
+        restore_random_state(drawn, strategy.device)
+        rows = ", ".join(str(example.origin) for example in step.examples[:8])
+        more = f" and {len(step.examples) - 8} more" if len(step.examples) > 8 else ""
+        reason = f"step {state.step + 1} was skipped: {fault}; its rows: {rows}{more}"
+        return Skipped(state.past(epoch=step.epoch, position=step.position), reason)
+    _update(job, state.step + 1, overflowed=overflowed)
+    state = state.after(tokens=int(tokens), epoch=step.epoch, position=step.position, norm=norm)
+    reported = zip(sums, strategy.sum(list(sums.values())), strict=True)
+    seconds = time.perf_counter() - started
+    evaluation = _evaluate(job, state)
+    if evaluation is not None:
+        state = state.judged(evaluation["loss"])
+    return Progress(
+        state=state,
+        total_steps=job.total_steps,
+        epoch=step.epoch + step.position / len(job.loader.examples),
+        loss=loss - (penalised or 0.0),
+        learning_rate=rate,
+        grad_norm=norm,
+        units=int(units),
+        tokens=int(tokens),
+        seconds=seconds,
+        evaluation=evaluation,
+        metrics={
+            **step.metrics,
+            **{name: value / units for name, value in reported},
+            **({} if scaler is None else {"loss_scale": scaler.scale, "skipped_steps": scaler.skipped}),
+            **({} if penalised is None else {"penalty": penalised}),
+            **({"skipped": state.skipped} if state.skipped else {}),
+        },
+    )
+
+
+def _gradients(job: Job, step: Step, units: float, sums: dict[str, float]) -> tuple[float, float, float | None]:
+    """Loss and gradient norm of a step, and the adapter's penalty in that loss, if it has one."""
+    strategy = job.trained.strategy
+    noted = statistics(job.objective, job.forward, job.model, step, strategy.device) if step.companions else {}
+    noted = dict(zip(noted, strategy.sum(list(noted.values())), strict=True))
+    job.model.train()
+    batches = [replace(batch, step=noted) for batch in step.micro_batches] if noted else step.micro_batches
+    penalty = job.trained.adapter.penalty(job.trained.model)
+    loss = strategy.forward_backward(job.model, batches, _loss_of(job, units, sums, penalty))
+    if job.trained.scaler is not None:
+        loss = job.trained.scaler.unscale(job.trained.optimizer, loss)
+    norm = strategy.clip(job.model, job.settings.max_grad_norm)
+    return loss, norm, None if penalty is None else float(penalty.detach())
+
+
+def _fault(job: Job, state: State, loss: float, norm: float) -> str | None:
+    """Why a step must not be made, or None."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        return f"loss {loss:g}, gradient norm {norm:g}"
+    factor, usual = job.settings.spike_factor, max(state.usual_norm, job.settings.max_grad_norm or 0.0)
+    if factor is not None and state.step >= SETTLED_STEPS and usual > 0 and norm > factor * usual:
+        return f"gradient norm {norm:g}, more than train.spike_factor={factor:g} times the usual {usual:g}"
+    return None
+
+
+def _update(job: Job, number: int, *, overflowed: bool) -> None:
+    """Change the weights, unless gradients overflowed in fp16."""
+    trained = job.trained
+    if overflowed:
+        trained.optimizer.zero_grad(set_to_none=True)
+        return
+    trained.adapter.before_step(trained.model, number)
+    try:
+        trained.strategy.step(trained.optimizer)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"out of memory in the optimizer's step {number} ({held(trained.model, trained.optimizer)}). It cannot be "
+            "taken back; the last checkpoint is intact. An optimizer that keeps less (train.optimizer: adamw-8bit or "
+            "adafactor), adapter: lora, or fewer trained weights help"
+        ) from error
+    trained.adapter.after_step(trained.model, number)
+
+
+def _loss_of(
+    job: Job, units: float, sums: dict[str, float], penalty: Tensor | None
+) -> Callable[[nn.Module, Batch], Tensor]:
+    """The share of one micro-batch in the loss of the step; each rank's first carries its share of the penalty."""
+    once = [] if penalty is None else [penalty / job.trained.strategy.ranks]
+
+    def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+        output = job.forward(model, batch)
+        total, extra = job.objective.loss(output, batch)
+        for name, value in extra.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach())
+        share = total / max(units, 1)
+        share = share + once.pop() if once else share
+        return share if job.trained.scaler is None else job.trained.scaler.scaled(share)
+
+    return loss_of
+
+
+def statistics(
+    objective: Objective, forward: Forward, model: nn.Module, step: Step, device: torch.device
+) -> dict[str, float]:
+    """What the objective takes from this rank's companions of a step; the model is put into evaluation mode."""
+    sums = dict[str, float]()
+    model.eval()
+    for batch in step.companions:
+        here = batch.to(device)
+        with torch.no_grad():
+            found = objective.statistics(forward(model, here), here)
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return sums
+
+
+def _set_learning_rate(job: Job, step: int) -> float:
+    warmup = warmup_length(job.settings.warmup_steps, job.total_steps)
+    peak = job.settings.learning_rate
+    rate = learning_rate(job.schedule, step, total_steps=job.total_steps, warmup=warmup, peak=peak)
+    set_learning_rate(job.trained.optimizer, rate)
+    return rate
+
+
+def _evaluate(job: Job, state: State) -> Mapping[str, float] | None:
+    due = job.evaluate_every is not None and state.step % job.evaluate_every == 0
+    if job.evaluate is None or not (due or state.step >= job.total_steps):
+        return None
+    job.model.eval()
+    with evaluation_weights(job.trained.optimizer):
+        return job.evaluate()
