@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -53,6 +53,23 @@ class FineTuned(NamedTuple):
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An output folder that a run may use, and what is recorded in it."""
+
+    folder: RunFolder
+    config: dict[str, Any]
+    data: str
+    changes: list[str]
+
+    def take(self, files: Mapping[str, str], *, restart: bool) -> None:
+        """Write what the run is, where it begins or has changed."""
+        if restart or self.folder.record() is None:
+            self.folder.start(self.config, self.data, files, restart=restart)
+        elif self.changes:
+            self.folder.change(self.config, self.data, self.changes, files)
+
+
 class Stages:
     """Told what a run is doing; interfaces subclass it to show progress."""
 
@@ -86,8 +103,11 @@ class Factory:
         observers: Sequence[Observer] = (),
         stages: Stages | None = None,
         restart: bool = False,
+        allow_changes: bool = False,
     ) -> FineTuned:
         """Check, train, measure and save one run; continues an interrupted run of the same config.
+
+        `restart` begins anew; `allow_changes` goes on although config or data have changed, and writes down how.
 
         Raises:
             UserError: a mistake in config, data, model or output folder, found before anything is trained.
@@ -103,13 +123,15 @@ class Factory:
             stages.report(ready)
             ready.report.require_no_errors()
             config = _as_rendered(config, ready.renderer)
-            folder, resolved, data_id = self.claim(config, ready, restart=restart)
+            claim = self.claim(config, ready, restart=restart, allow_changes=allow_changes)
+            for change in claim.changes:
+                stages.stage(f"changed      {change}")
             trackers = _trackers(config) if strategy.rank == 0 else []
             stages.stage("loading the model")
             assembly = Assembly(config, ready, strategy, models=self.models, evaluator=self.evaluator)
             job, checkpoints = assembly.job(restart=restart), assembly.checkpoints
-            if strategy.rank == 0 and (restart or folder.record() is None):
-                folder.start(resolved, data_id, _files(config, ready), restart=restart)
+            if strategy.rank == 0:
+                claim.take(_files(config, ready), restart=restart)
             strategy.barrier()
             job = _resume(job, checkpoints, stages)
             job = _observe(job, config, checkpoints, trackers, observers)
@@ -118,7 +140,7 @@ class Factory:
             stages.stage("measuring and saving the tuned model")
             metrics = self._finish(config, ready, job, checkpoints, state)
             if strategy.rank == 0:
-                folder.finish()
+                claim.folder.finish()
             return FineTuned(job.trained.model, metrics)
         finally:
             strategy.close()
@@ -149,7 +171,7 @@ class Factory:
         findings = [*ready.report.findings, *check_model(model, ready.data, ready.layout, virtual_tokens=virtual)]
         return Ready(ready.renderer, ready.data, ready.layout, Report(findings, ready.report.samples))
 
-    def claim(self, config: RunConfig, ready: Ready, *, restart: bool) -> tuple[RunFolder, dict[str, Any], str]:
+    def claim(self, config: RunConfig, ready: Ready, *, restart: bool, allow_changes: bool = False) -> Claim:
         """The output folder, if this run may use it, with what will be recorded: config and a hash of the data.
 
         Raises:
@@ -158,9 +180,9 @@ class Factory:
         folder = RunFolder(config.output.dir)
         resolved, data_id = config.model_dump(mode="json"), _data_id(ready.data)
         sources = [*config.data.train, *(config.data.held_out if isinstance(config.data.held_out, list) else [])]
-        folder.require_free_or_same(resolved, data_id, restart=restart)
+        changes = folder.require_free_or_same(resolved, data_id, restart=restart, allow_changes=allow_changes)
         folder.require_outside([config.model.path, config.model.chat_template, *(source.path for source in sources)])
-        return folder, resolved, data_id
+        return Claim(folder, resolved, data_id, changes)
 
     def _finish(
         self, config: RunConfig, ready: Ready, job: Job, checkpoints: Checkpoints, state: State

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from luthier.config import RunConfig, read_config
+from luthier.errors import UserError
 
 ConfigFile = Annotated[str, typer.Argument(help="A YAML or JSON file.", metavar="CONFIG", show_default=False)]
 Overrides = Annotated[
@@ -29,18 +30,25 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew even if output.dir holds a run (its files go).")
     ] = False,
+    allow_changes: Annotated[
+        bool,
+        typer.Option("--allow-changes", help="Go on with an unfinished run although config or data have changed."),
+    ] = False,
     devices: Annotated[int, typer.Option(help="Processes to train with on this machine.", min=1)] = 1,
 ) -> None:
     """Fine-tune a model; an interrupted run of the same config continues by itself."""
     run = read_config(config, joined(overrides or []))
     if dry_run:
-        _dry_run(run, restart=restart)
+        _dry_run(run, restart=restart, allow_changes=allow_changes)
         return
+    said = {"--restart": restart, "--allow-changes": allow_changes}
+    if all(said.values()):
+        raise UserError("--restart begins anew, --allow-changes goes on: say one of them")
     if devices > 1:
         from luthier.drive.launch import launch
 
-        sys.exit(launch(devices, ["train", config, *(overrides or []), *(["--restart"] if restart else [])]))
-    fine_tune(run, restart=restart)
+        sys.exit(launch(devices, ["train", config, *(overrides or []), *(name for name in said if said[name])]))
+    fine_tune(run, restart=restart, allow_changes=allow_changes)
 
 
 def joined(overrides: Sequence[str]) -> list[str]:
@@ -52,7 +60,7 @@ def joined(overrides: Sequence[str]) -> list[str]:
     return result
 
 
-def fine_tune(run: RunConfig, *, restart: bool) -> None:
+def fine_tune(run: RunConfig, *, restart: bool, allow_changes: bool) -> None:
     """Train with stages and a progress bar, then say what came out and what to type next."""
     from luthier.cli.show import console, metrics, share_cores
 
@@ -62,7 +70,7 @@ def fine_tune(run: RunConfig, *, restart: bool) -> None:
 
     watch = Watcher()
     with watch.bar:
-        result = Factory().fine_tune(run, observers=[watch], stages=watch, restart=restart)
+        result = Factory().fine_tune(run, observers=[watch], stages=watch, restart=restart, allow_changes=allow_changes)
     folder = run.output.dir
     metrics(result.metrics)
     kept, last = (int(result.metrics[name]) for name in ("final_step", "steps"))
@@ -74,11 +82,11 @@ def fine_tune(run: RunConfig, *, restart: bool) -> None:
     )
 
 
-def _dry_run(run: RunConfig, *, restart: bool) -> None:
+def _dry_run(run: RunConfig, *, restart: bool, allow_changes: bool) -> None:
     from luthier.cli.check import show_check
     from luthier.cli.show import console
     from luthier.factory import Factory
 
     console.print(run.to_yaml(), markup=False)
-    Factory().claim(run, show_check(run), restart=restart)
+    Factory().claim(run, show_check(run), restart=restart, allow_changes=allow_changes)
     console.print("dry run: nothing was trained or written")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,10 @@ class RunFolder:
             if place is not None and place.exists() and place.resolve().is_relative_to(own):
                 raise OutputError(f"output.dir: {self.path} holds {path}, which this run needs; choose another folder")
 
-    def require_free_or_same(self, config: Mapping[str, Any], data: str, *, restart: bool) -> None:
-        """Refuse a folder that holds something else.
+    def require_free_or_same(
+        self, config: Mapping[str, Any], data: str, *, restart: bool, allow_changes: bool = False
+    ) -> list[str]:
+        """Refuse a folder that holds something else; returns what is different in a run that may go on all the same.
 
         Raises:
             OutputError: files that are not a run, a finished run, or an unfinished run of another config or data.
@@ -53,16 +55,18 @@ class RunFolder:
         self.require_free(restart=restart)
         record = self.record()
         if record is None or restart:
-            return
+            return []
         changes = differences(record["config"], config)
         if record["data"] != data:
             changes.append("the data: other rows, order or rendering than before")
-        if changes:
+        if changes and not allow_changes:
             listed = "\n".join(f"  {change}" for change in changes)
             raise OutputError(
                 f"output.dir: {self.path} holds an unfinished run of another setting:\n{listed}\n"
-                "Put it back to continue, add --restart to begin anew, or set another output.dir"
+                "Put it back to continue, add --restart to begin anew or --allow-changes to go on under the new "
+                "setting, or set another output.dir"
             )
+        return changes
 
     def require_free(self, *, restart: bool) -> None:
         """Refuse a folder that no run of this kind may use, whatever its config; needs no data.
@@ -104,6 +108,13 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             raise
 
+    def change(self, config: Mapping[str, Any], data: str, changes: Sequence[str], files: Mapping[str, str]) -> None:
+        """Go on under another setting, which is written down."""
+        record = self.record() or {}
+        for name, text in files.items():
+            write_text(self.path / name, text)
+        self._write(config, data, finished=False, changes=[*record.get("changes", []), *changes])
+
     def finish(self) -> None:
         """Mark the run as finished, after everything else was written.
 
@@ -113,10 +124,12 @@ class RunFolder:
         record = self.record()
         if record is None:
             raise OutputError(f"output.dir: {self.path / RUN} is gone; the trained model is in the folder")
-        self._write(record["config"], record["data"], finished=True)
+        self._write(record["config"], record["data"], finished=True, changes=record.get("changes", []))
 
-    def _write(self, config: Mapping[str, Any], data: str, *, finished: bool) -> None:
-        write_text(self.path / RUN, json.dumps({"finished": finished, "data": data, "config": config}, indent=1) + "\n")
+    def _write(self, config: Mapping[str, Any], data: str, *, finished: bool, changes: Sequence[str] = ()) -> None:
+        record = {"finished": finished, "data": data, "config": config}
+        record |= {"changes": list(changes)} if changes else {}  # made by --allow-changes
+        write_text(self.path / RUN, json.dumps(record, indent=1) + "\n")
 
 
 def _empty(folder: Path) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from luthier.adapters.base import Adapter, trainable
 from luthier.data.loader import LoaderLike
 from luthier.distributed.strategy import Strategy
-from luthier.errors import TrainingError
+from luthier.errors import StorageError, TrainingError
 from luthier.models.output import without_value_head
 from luthier.system.files import PREFIX, atomic_folder, sha256_of
+from luthier.train.memory import held
 from luthier.train.optim.saved import TensorFile, load_optimizer, optimizer_tensors
 from luthier.train.optim.wrapped import evaluation_weights
 from luthier.train.scaling import LossScaler
@@ -105,7 +107,7 @@ class Checkpoints:
         _require_finite(state, trained, self.newest)
         random = trained.strategy.gather(random_state(trained.strategy.device))
         if trained.strategy.rank == 0 and state.step not in self.steps():
-            with atomic_folder(self.path(state.step)) as folder:
+            with _says_how_much(trained), atomic_folder(self.path(state.step)) as folder:
                 trained.checkpoint(folder)
                 save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
                 (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
@@ -160,6 +162,17 @@ def _require_finite(state: State, trained: Trained, newest: Callable[[], Path | 
             f"after step {state.step} {len(broken)} weights are not finite ({broken[0]}); nothing of this was saved, "
             f"the last good checkpoint is {newest() or 'none'}. A lower learning rate or fp32 usually helps"
         )
+
+
+@contextmanager
+def _says_how_much(trained: Trained) -> Iterator[None]:
+    """A refused write says what a checkpoint takes."""
+    try:
+        yield
+    except StorageError as error:
+        there = held(trained.model, trained.optimizer)
+        needed = there.gradients + there.optimizer  # of what is trained: gradients are as large as weights
+        raise StorageError(f"{error} A checkpoint of this run takes about {needed / 1e6:,.1f} MB.") from error
 
 
 def verify(path: Path) -> str | None:

@@ -33,6 +33,7 @@ def test_a_full_disk(config: Path, tmp_path: Path) -> None:
     first, second = done.stdout.split("status ")[1:]
     assert first.startswith("1"), done.stdout + done.stderr
     assert done.stderr.count("error: could not write") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "A checkpoint of this run takes about 0." in done.stderr
     assert "the disk is full" in done.stderr and "make room and run the same command again" in done.stderr
     saved = first.splitlines()[1].split()
     assert "checkpoint-2" in saved, "something was saved before the disk was full"

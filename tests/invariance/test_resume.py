@@ -102,6 +102,22 @@ def test_a_damaged_checkpoint_is_not_used(train: Train, tmp_path: Path, damage: 
     assert tensors(parts) == tensors(whole)
 
 
+def test_changes_that_are_allowed_are_written_down(tmp_path: Path, run_config: Callable[..., Any]) -> None:
+    """The run goes on from where it was; its records say what it is now, and what it was."""
+    import luthier
+
+    with pytest.raises(Interrupted):
+        luthier.Factory().fine_tune(run_config(), observers=[StopAt(2)])
+    config = run_config(train__learning_rate=0.002)
+    luthier.Factory().fine_tune(config, allow_changes=True)
+    folder = Path(config.output.dir)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["changes"] == ["train.learning_rate: 0.001 -> 0.002"] and record["finished"]
+    assert "learning_rate: 0.002" in (folder / "config.yaml").read_text()
+    rates = metrics(folder, "learning_rate")
+    assert rates[0] == 0.001 and rates[2] == pytest.approx(2 * 0.0005)  # half of the peak, in the middle of a cosine
+
+
 def test_a_changed_config_or_changed_data_is_refused(train: Train, tmp_path: Path) -> None:
     from tests.conftest import chat_rows
 
