@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from luthier.migrate.tools import Translation
 
 WORDS = {
-    "mapped": "same meaning",
-    "changed": "changed in meaning",
-    "not needed": "not needed",
-    "refused": "refused",
-    "default": "not in the file: what holds then, written out",
+    "mapped": ("same meaning", "green"),
+    "default": ("not in the file, so that their defaults hold", "green"),
+    "not needed": ("not needed", "cyan"),
+    "changed": ("changed in meaning", "yellow"),
+    "refused": ("refused", "red"),
 }
 
 
@@ -66,12 +66,15 @@ def migrate(
 
 def show_translation(found: Translation) -> None:
     """Print what became of every key."""
-    from luthier.cli.show import console, table
+    from rich.text import Text
+
+    from luthier.cli.show import console
 
     console.print(f"{found.source}: a config of {found.title}", markup=False)
-    for outcome, words in WORDS.items():
+    for outcome, (words, colour) in WORDS.items():
         lines = found.outcome(outcome)
-        rows = [(line.key, line.shown, ", ".join(line.to), line.note) for line in lines]
-        if rows:
-            table(words, ("key", "value", "becomes", ""), rows)
+        if lines:
+            console.print(Text(f"{words}:", style=f"bold {colour}"))
+        for line in lines:
+            console.print(Text(f"  {line}"))
     console.print()

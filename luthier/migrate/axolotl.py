@@ -211,7 +211,9 @@ def lengths(draft: Draft) -> None:
     over = {"drop": "drop", "truncate": "truncate", "raise": "error"}
     if how not in over:
         raise Refused("excess_length_strategy", f"must be one of {', '.join(over)}")
-    draft.map("sequence_len", "data.max_length", draft.whole("sequence_len"))
+    draft.put("data.max_length", draft.whole("sequence_len"))
+    note = "rows.json names longer rows, and rows that cannot be used and are left out"
+    draft.say("mapped", "sequence_len", note, "data.max_length", "data.bad_rows")
     draft.map("excess_length_strategy", "data.over_length", over[how])
     if draft.value("sample_packing") is True:
         step = (
@@ -258,30 +260,33 @@ def shares(draft: Draft) -> None:
         raise Refused("cosine_min_lr_ratio", "goes with lr_scheduler: cosine")
 
 
-def _per_epoch(draft: Draft, key: str, path: str) -> None:
+def _per_epoch(draft: Draft, key: str, steps: str, path: str) -> None:
     if draft.asked(key):
+        if draft.asked(steps):
+            raise Refused(key, f"{steps} says it too; keep one of both")
         count = draft.number(key)
-        draft.map(key, path, f"{1 / count:.6g} epochs" if count else None)
+        draft.put(path, f"{1 / count:.6g} epochs" if count else None)
+        draft.say("mapped", key, "", path)
 
 
 def saves(draft: Draft) -> None:
     """As of transformers' trainer, or so many an epoch."""
     trainer.saves(draft)
-    _per_epoch(draft, "saves_per_epoch", "train.save_every")
+    _per_epoch(draft, "saves_per_epoch", "save_steps", "train.save_every")
 
 
 def evaluations(draft: Draft) -> None:
     """As of transformers' trainer, or so many an epoch."""
     trainer.evaluations(draft)
-    _per_epoch(draft, "evals_per_epoch", "train.evaluate_every")
+    _per_epoch(draft, "evals_per_epoch", "eval_steps", "train.evaluate_every")
 
 
 def schedule(draft: Draft) -> None:
     """As of transformers' trainer, with the end of a cosine."""
     trainer.schedule(draft)
     if draft.value("cosine_min_lr_ratio") is not None:
-        least = {"type": "cosine", "minimum": draft.number("cosine_min_lr_ratio")}
-        draft.map("cosine_min_lr_ratio", "train.schedule", least)
+        draft.put("train.schedule.minimum", draft.number("cosine_min_lr_ratio"))
+        draft.say("mapped", "cosine_min_lr_ratio", "", "train.schedule.minimum")
 
 
 def types(draft: Draft) -> None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +51,7 @@ class Entry(Settings):
     refused: str = ""
     """Why it cannot be, and what to write instead."""
     harmless: list[Any] = Field(default=[])
-    """Values of a refused key that ask for nothing."""
+    """Values that ask for nothing else than what Luthier does."""
     when: dict[str, list[Any]] = Field(default={})
     """Values of other keys under which this one matters; else it is not needed."""
     rule: str = ""
@@ -241,6 +241,13 @@ class Draft:
             tree = inner
         tree[last] = value
 
+    def at(self, path: str) -> Any:
+        """What is written there, if anything is."""
+        found: Any = self.tree
+        for key in path.split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
     def say(self, outcome: Outcome, keys: str | Iterable[str], note: str = "", *to: str) -> None:
         """What became of keys that the file has; of those it lacks, that their defaults were written."""
         for key in [keys] if isinstance(keys, str) else keys:
@@ -252,7 +259,15 @@ class Draft:
                 self.lines[key] = Line(key, self.value(key), "default", note, to)
 
     def map(self, keys: str | Iterable[str], path: str, value: Any, note: str = "", *, changed: bool = False) -> None:
-        """Write one key here and say where it came from."""
+        """Write one key here and say where it came from.
+
+        Raises:
+            Refused: another key of the file wrote something else there.
+        """
+        keys = [keys] if isinstance(keys, str) else list(keys)
+        other = next((k for k in self.lines if path in self.lines[k].to and self.asked(k) and k not in keys), None)
+        if other is not None and any(map(self.asked, keys)) and self.at(path) not in (None, value):
+            raise Refused(next(filter(self.asked, keys)), f"{other} says what {path} is too; keep one of both")
         self.put(path, value)
         self.say("changed" if changed else "mapped", keys, note, path)
 
@@ -272,12 +287,13 @@ def translate(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule], fa
         if isinstance(value, str) and "${" in value:
             draft.say("refused", key, "write the value itself; names in ${} are not filled in")
     for rule in dict.fromkeys(entry.rule for entry in chosen.entries.values() if entry.rule):
-        try:
-            rules[rule](draft)
-        except Refused as error:
-            draft.lines[error.key] = Line(error.key, draft.value(error.key), "refused", error.why)
-    for key in (*said, *(key for key in chosen.defaults if key not in said)):
+        _decided(draft, rules[rule])
+    for key in said:
         if key not in draft.lines:
+            _decided(draft, partial(_entry, key=key, entry=chosen.entries[key]))
+    for key in chosen.defaults:
+        to = chosen.entries[key].to
+        if key not in draft.lines and not any(to in line.to for line in draft.lines.values()):
             _entry(draft, key, chosen.entries[key])
     theirs = {ours: key for key, ours in chosen.renames.items()}
     draft.lines = {theirs.get(k, k): replace(line, key=theirs.get(k, k)) for k, line in draft.lines.items()}
@@ -285,12 +301,20 @@ def translate(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule], fa
         if key not in known:
             why = f"{chosen.title} has no such key; {near(key, chosen.keys)}"
             draft.lines[key] = Line(key, value, "refused", why)
-        elif value is None and key not in draft.lines:
+        elif value is None and (key not in draft.lines or key in chosen.words.get("nulls", {})):
             why = chosen.words.get("nulls", {}).get(key)
             draft.lines[key] = Line(
                 key, None, "refused" if why else "not needed", why or "null, as if it were not there"
             )
     return draft
+
+
+def _decided(draft: Draft, decide: Rule) -> None:
+    """Decide, or refuse what cannot be."""
+    try:
+        decide(draft)
+    except Refused as error:
+        draft.lines[error.key] = Line(error.key, draft.value(error.key), "refused", error.why)
 
 
 def _read(value: Any) -> Any:
@@ -307,9 +331,10 @@ def _entry(draft: Draft, key: str, entry: Entry) -> None:
         draft.say("not needed", key, f"matters only with {other}: {' or '.join(map(str, entry.when[other]))}")
     elif entry.not_needed:
         draft.say("not needed", key, entry.not_needed)
+    elif any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in entry.harmless):
+        draft.say("not needed", key, "as here")
     elif entry.refused:
-        asks = not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in entry.harmless)
-        draft.say("refused" if asks else "not needed", key, entry.refused if asks else "this is what Luthier does")
+        draft.say("refused", key, entry.refused)
     elif entry.values and not (isinstance(value, str | int | float) and value in entry.values):
         allowed = ", ".join(map(str, entry.values))
         draft.say("refused", key, f"there is nothing like it here; what can be translated: {allowed}")

@@ -188,10 +188,11 @@ def lengths(draft: Draft) -> None:
     draft.put("data.over_length", over)
     told = {
         "split": "longer texts are cut in pieces; theirs are joined first, over the ends of texts",
-        "truncate": "longer rows lose their end, and rows.json names them; theirs lose of question and answer alike",
+        "truncate": "longer rows lose their end, theirs of question and answer alike; rows left without an answer, and "
+        "rows that cannot be used, are left out; rows.json names them all",
     }
     told[over] += f"; {STEP}" if packed and packing is None else ""  # stage pt packs unasked
-    draft.say("changed", "cutoff_len", told[over], "data.max_length", "data.over_length")
+    draft.say("changed", "cutoff_len", told[over], "data.max_length", "data.over_length", "data.bad_rows")
     if packed:
         draft.say("changed", ("packing", "neat_packing"), STEP, "train.batch_size")
     draft.say("not needed", () if packed else ("packing", "neat_packing"), "a layout, which changes nothing here")

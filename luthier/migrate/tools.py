@@ -16,6 +16,8 @@ from luthier.migrate.base import UNREAD, Line, Rule, table, translate
 TOOLS = ("llamafactory", "axolotl", "trl")
 NATIVE = ("model", "data", "objective", "train", "output")
 """Sections of our own configs; no other tool has a key of these names."""
+NEWER = {"train_dataset", "peft_config", "dist_config", "kernel_config", "quant_config", "sample_backend"}
+"""Keys of LLaMA-Factory's experimental trainer, whose configs name their model as ours do."""
 METHODS = ("sft", "dpo", "kto", "reward", "grpo", "rloo")
 """The commands of TRL, which its configs do not name."""
 
@@ -72,11 +74,10 @@ def recognised(tree: Mapping[str, Any], source: str) -> str | None:
     Raises:
         ConfigError: keys of two tools, or of one whose configs cannot be read.
     """
-    newer = set(table("llamafactory").words["newer"]) & tree.keys()
-    if newer and "model" in tree:
+    if "model" in tree and (newer := sorted(NEWER & tree.keys())):
         raise ConfigError(
-            f"written for the experimental trainer of LLaMA-Factory ({', '.join(sorted(newer))}), which cannot be "
-            "translated; write the keys of its stable one",
+            f"written for the experimental trainer of LLaMA-Factory ({', '.join(newer)}), which cannot be translated; "
+            "write the keys of its stable one",
             source=source,
         )
     if not tree or set(NATIVE) & tree.keys():

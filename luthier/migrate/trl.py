@@ -73,6 +73,8 @@ def peft(draft: Draft) -> None:
 def data(draft: Draft) -> None:
     """Files, and what of their rows is learnt."""
     key = "dataset_name" if draft.asked("dataset_name") else "datasets"
+    if draft.asked("dataset_name") and draft.asked("datasets"):
+        raise Refused("datasets", "dataset_name names the rows too; keep one of both")
     if not draft.asked(key):
         raise Refused("dataset_name", "is required to train: a file of rows")
     if draft.value("dataset_train_split") != "train":
@@ -128,7 +130,9 @@ def lengths(draft: Draft) -> None:
         draft.say("not needed", ("max_length", "truncation_mode"), "a prompt is not cut")
     else:
         draft.put("data.over_length", "truncate")
-        draft.map("max_length", "data.max_length", draft.whole("max_length"), "longer rows lose their end, by name")
+        note = "longer rows lose their end; rows.json names them, and those that cannot be used and are left out"
+        draft.put("data.max_length", draft.whole("max_length"))
+        draft.say("mapped", "max_length", note, "data.max_length", "data.over_length", "data.bad_rows")
         draft.say("mapped", "truncation_mode", "", "data.over_length")
     if draft.value("packing") is True:
         step = "their step holds packs of max_length tokens, and one of Luthier's train.batch_size rows: raise it"

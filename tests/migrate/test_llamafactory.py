@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from luthier.config import parse_config
 from luthier.errors import ConfigError
-from luthier.migrate.base import table
-from luthier.migrate.tools import Translation, translation
+from luthier.migrate.base import UNREAD, table
+from luthier.migrate.tools import Translation, read_run, recognised, translation
 
 Make = Callable[..., Translation]
 
@@ -48,6 +48,7 @@ def test_a_usual_config(llamafactory: Make, tiny: Path) -> None:
             "held_out": 0.0,
             "max_length": 128,
             "over_length": "truncate",
+            "bad_rows": "drop",
         },
         "adapter": {"type": "lora", "target_modules": "all-linear", "rank": 4},
         "objective": {"type": "sft"},
@@ -218,6 +219,27 @@ def test_refused(llamafactory: Make, changes: dict[str, Any], key: str, said: st
     assert outcome == "refused" and said in note
     with pytest.raises(ConfigError, match=rf"(?s)lf\.yaml.*{key}: "):
         found.config()
+
+
+CONFIGS = sorted((Path(__file__).parent / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_files_in_the_style_of_their_examples(rows: Path, tiny: Path, path: Path) -> None:
+    """Each is translated whole, or what its first line names is refused; the file that is written is the config."""
+    text = path.read_text(encoding="utf-8").replace("MODEL", str(tiny))
+    expected = text.splitlines()[0].partition("# refused: ")[2]
+    Path("lf.yaml").write_text(text, encoding="utf-8")
+    tree = yaml.safe_load(text)
+    assert recognised(tree, "lf.yaml") == "llamafactory"
+    found = translation("llamafactory", tree, source="lf.yaml")
+    told = [one.key for one in found.outcome("refused") if one.note != UNREAD]
+    assert sorted(told) == sorted(expected.split(", ") if expected else [])
+    assert {one.key for one in found.lines} >= set(tree)
+    if not expected:
+        config, _ = read_run("lf.yaml", [])
+        assert parse_config(yaml.safe_load(found.to_yaml())) == config
+        assert config.train.batch_size == 4 and config.data.max_length == 512 and config.data.train[0].limit == 12
 
 
 def test_values_that_are_not_valid_here_are_told_by_their_keys(llamafactory: Make) -> None:
