@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -132,7 +133,7 @@ def read_run(path: str, overrides: Sequence[str], *, devices: int = 1) -> tuple[
     found = None if tool is None else translation(tool, tree, source=path, devices=devices)
     if found is not None:
         found.config()
-        tree = dict(found.tree)
+        tree = deepcopy(dict(found.tree))
     for override in ours:
         apply_override(tree, override)
     return parse_config(tree, source=path), found

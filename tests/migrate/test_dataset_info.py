@@ -63,6 +63,18 @@ def test_layouts(llamafactory: Make, dataset: str, stage: str, kind: type) -> No
         assert [row.wanted for row in rows[:3]] == [True, False, True]
 
 
+def test_columns_of_other_stages_are_not_read(llamafactory: Make, rows: Path) -> None:
+    """As their reader has it: pairs only of ranking data sets, and of those no response."""
+    columns = {"prompt": "instruction", "response": "output", "chosen": "system", "rejected": "input"}
+    info = {"mine": {"file_name": "plain.json", "columns": columns}}
+    info["ranked"] = {**info["mine"], "ranking": True}
+    (rows / "dataset_info.json").write_text(json.dumps(info))
+    found = llamafactory(dataset="mine").tree["data"]["train"][0]
+    assert found["format"] == "alpaca" and found["columns"] == {"instruction": "instruction", "output": "output"}
+    found = llamafactory(dataset="ranked", stage="dpo").tree["data"]["train"][0]
+    assert found["columns"] == {"instruction": "instruction", "chosen": "system", "rejected": "input"}
+
+
 def test_several_data_sets_and_limits(llamafactory: Make, rows: Path) -> None:
     found = llamafactory(dataset="plain, talks", eval_dataset="renamed", max_samples=3)
     assert [(s["path"], s["limit"]) for s in found.tree["data"]["train"]] == [

@@ -62,6 +62,16 @@ def test_overrides_name_keys_of_the_file_or_of_ours(rows: Path, tiny: Path) -> N
     assert read_run(path, [], devices=3)[0].train.batch_size == 12
 
 
+def test_a_key_that_is_a_section_of_ours_too(rows: Path, tiny: Path) -> None:
+    """Axolotl has `adapter`; with a dot it is ours."""
+    path = write(
+        {"base_model": str(tiny), "datasets": [{"path": "data/plain.json", "type": "alpaca"}], "learning_rate": 1}
+    )
+    config, found = read_run(path, ["adapter=lora", "lora_r=4", "adapter.rank=2"])
+    assert found is not None and found.tree["adapter"] == {"type": "lora", "rank": 4}
+    assert config.adapter.model_dump()["rank"] == 2
+
+
 def test_a_config_of_our_own_is_read_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("{model: m, data: {train: [rows.jsonl]}, output: run}")
