@@ -283,9 +283,9 @@ def translate(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule], fa
     draft = Draft(chosen, said, dict(facts))
     for path, value in chosen.fixed.items():
         draft.put(path, value)
-    for key, value in said.items():
-        if isinstance(value, str) and "${" in value:
-            draft.say("refused", key, "write the value itself; names in ${} are not filled in")
+    for key, why in [(key, why) for key in said if (why := _unusable(said[key]))]:
+        draft.say("refused", key, why)
+        del said[key]  # so that no rule takes it for what it is not
     for rule in dict.fromkeys(entry.rule for entry in chosen.entries.values() if entry.rule):
         _decided(draft, rules[rule])
     for key in said:
@@ -309,12 +309,25 @@ def translate(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule], fa
     return draft
 
 
+def _unusable(value: Any) -> str | None:
+    """Why no rule should see a value."""
+    if isinstance(value, dict | list):
+        inner = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        return next(filter(None, map(_unusable, inner)), None)
+    if isinstance(value, str) and "\0" in value:
+        return "holds a NUL character"
+    return (
+        "write the value itself; names in ${} are not filled in" if isinstance(value, str) and "${" in value else None
+    )
+
+
 def _decided(draft: Draft, decide: Rule) -> None:
     """Decide, or refuse what cannot be."""
     try:
         decide(draft)
     except Refused as error:
-        draft.lines[error.key] = Line(error.key, draft.value(error.key), "refused", error.why)
+        if error.key not in draft.lines or draft.lines[error.key].outcome != "refused":
+            draft.lines[error.key] = Line(error.key, draft.value(error.key), "refused", error.why)
 
 
 def _read(value: Any) -> Any:

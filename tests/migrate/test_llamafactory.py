@@ -198,6 +198,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"learning_rate": "fast", "lr_scheduler_type": "polynomial"}, "learning_rate", "must be a number, not 'fast'"),
     ({"gradient_accumulation_steps": 1.5}, "gradient_accumulation_steps", "must be a whole number"),
     ({"output_dir": "${oc.env:HOME}/run"}, "output_dir", "write the value itself"),
+    ({"dataset": "${data}"}, "dataset", "write the value itself"),
+    ({"dataset": "plain\0"}, "dataset", "NUL"),
     ({"do_train": False}, "do_train", "luthier evaluate RUN"),
     ({"export_dir": "merged"}, "export_dir", "luthier models merge"),
     ({"resume_from_checkpoint": "saves/checkpoint-5"}, "resume_from_checkpoint", "cannot be resumed"),
