@@ -5,8 +5,8 @@ being held: two passes over the same rows give its leading singular values and r
 2011, arXiv:0909.4061, algorithms 4.1 and 5.1). Every direction costs in + out parameters and is worth its share of its
 module's squared gradient (as EVA shares out ranks by explained variance, arXiv:2410.07170); the most worth for the
 money is taken until the budget, that of a uniform rank, is spent. The first A of a module is made of its directions, so
-that the first step of B already moves the weight as the gradient would (LoRA-GA's aim, arXiv:2407.05000, here with B = 0:
-nothing is taken away from the base, and step 0 is the base).
+that the first step of B already moves the weight as the gradient would (LoRA-GA's aim, arXiv:2407.05000, here with
+B = 0: nothing is taken away from the base, and step 0 is the base).
 """
 
 from __future__ import annotations
