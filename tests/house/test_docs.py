@@ -109,7 +109,7 @@ def test_the_shipped_rows() -> None:
     learnt = {messages[1]["content"] for messages in rows["luthier_qa"]}
     for pair in files["luthier_pairs"]:
         assert {pair["chosen"], pair["rejected"]} <= learnt and pair["chosen"] != pair["rejected"]
-    assert all(eval(row["prompt"][8:13]) == int(row["answer"]) for row in files["sums"])  # noqa: S307
+    assert all(eval(row["prompt"][8:13]) == int(row["answer"]) for row in files["sums"])
     for name in ("luthier_qa", "luthier_held_out"):
         code = [[re.findall(r"`[^`]*`", m[1]["content"]) for m in rows[twin]] for twin in (name, f"{name}_zh")]
         assert code[0] == code[1]
