@@ -60,6 +60,9 @@ class SourceConfig(Section):
     """Layout of the rows (`luthier plugins format`); auto: recognised, and refused when two would fit."""
     limit: Positive | None = None
     """Take only the first rows."""
+    columns: dict[str, str] = Field(default={})
+    """Keys of the layout and the keys of the file that hold them, for example `{instruction: question, output: reply}`;
+    keys that are not named are then not read. Empty: every key, under its own name."""
 
 
 class DataConfig(Settings):
@@ -71,7 +74,7 @@ class DataConfig(Settings):
         return [value] if isinstance(value, str | dict) else value
 
     train: Annotated[list[SourceConfig], Field(min_length=1)]
-    """Files to train on, each a path or `{path, format, limit}`; one alone needs no list."""
+    """Files to train on, each a path or `{path, format, limit, columns}`; one alone needs no list."""
     held_out: Annotated[float, Field(ge=0, lt=1)] | list[SourceConfig] = 0.1
     """Rows never trained on: a share of the training rows (chosen by each row's content), or files of their own."""
     max_length: Positive = 1024
@@ -188,7 +191,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     tree = read_tree(path)
     for override in overrides:
-        _apply(tree, override)
+        apply_override(tree, override)
     return parse_config(tree, source=str(path))
 
 
@@ -248,8 +251,12 @@ def _yaml(text: str) -> Any:
     return yaml.load(text, Loader=_UniqueLoader)  # noqa: S506 - a SafeLoader
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set one `a.b.c=value` in the tree; a bare section value becomes its mapping first."""
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one `a.b.c=value` in the tree; a bare section value becomes its mapping first.
+
+    Raises:
+        ConfigError: it has no key or no value, or a key on the way holds a value.
+    """
     path, equals, value = override.partition("=")
     keys = path.lstrip("-").replace("-", "_").split(".")
     if not equals or not all(keys):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luthier.cli.train import ConfigFile, Overrides, joined
-from luthier.config import RunConfig, read_config
+from luthier.cli.train import ConfigFile, Overrides, read_any
+from luthier.config import RunConfig
 
 if TYPE_CHECKING:
     from luthier.train.check import Ready
@@ -15,7 +15,7 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Refuse what would train wrongly, with file, line and row; show two rows as the model sees them."""
     from luthier.cli.show import console
 
-    ready = show_check(read_config(config, joined(overrides or [])))
+    ready = show_check(read_any(config, overrides or []))
     steps = f"{len(ready.data.train)} rows, {sum(e.tokens for e in ready.data.train):,} tokens"
     trained = sum(e.supervised for e in ready.data.train)
     console.print(f"ok: {steps}, {trained:,} of them trained")

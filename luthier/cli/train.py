@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, cast
 
 import typer
 
-from luthier.config import RunConfig, read_config
+from luthier.config import RunConfig
 from luthier.errors import UserError
 
-ConfigFile = Annotated[str, typer.Argument(help="A YAML or JSON file.", metavar="CONFIG", show_default=False)]
+ConfigFile = Annotated[
+    str,
+    typer.Argument(
+        help="A YAML or JSON file; those of LLaMA-Factory and Axolotl run too.", metavar="CONFIG", show_default=False
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -37,7 +43,7 @@ def train(
     devices: Annotated[int, typer.Option(help="Processes to train with on this machine.", min=1)] = 1,
 ) -> None:
     """Fine-tune a model; an interrupted run of the same config continues by itself."""
-    run = read_config(config, joined(overrides or []))
+    run = read_any(config, overrides or [], devices=devices, quiet=devices > 1 and not dry_run)
     if dry_run:
         _dry_run(run, restart=restart, allow_changes=allow_changes)
         return
@@ -49,6 +55,19 @@ def train(
 
         sys.exit(launch(devices, ["train", config, *(overrides or []), *(name for name in said if said[name])]))
     fine_tune(run, restart=restart, allow_changes=allow_changes)
+
+
+def read_any(config: str, overrides: Sequence[str], *, devices: int = 1, quiet: bool = False) -> RunConfig:
+    """A config of our own, or of another tool, whose translation is shown; the processes it starts show it again."""
+    from luthier.migrate.tools import read_run
+
+    devices = int(os.environ.get("WORLD_SIZE", devices))  # of the processes started for one run
+    run, translation = read_run(config, joined(overrides), devices=devices)
+    if translation is not None and not quiet:
+        from luthier.cli.migrate import show_translation
+
+        show_translation(translation)
+    return run
 
 
 def joined(overrides: Sequence[str]) -> list[str]:

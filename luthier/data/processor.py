@@ -16,7 +16,7 @@ from luthier.data.formats import base as formats
 from luthier.data.ledger import Entry, Ledger, Outcome, Side
 from luthier.data.pack import Example
 from luthier.data.render import Renderer, Tokens
-from luthier.data.sources import read_rows
+from luthier.data.sources import read_rows, with_columns
 from luthier.data.split import sides
 from luthier.errors import DataError, RowError
 from luthier.plugins import UnknownPart, names
@@ -119,6 +119,8 @@ class DataProcessor:
             rows = list(read_rows(source.path, limit=source.limit))
             if not rows:
                 raise DataError(f"{source.path}: the file holds no rows")
+            if source.columns:
+                rows = with_columns(rows, source.columns, source.path)
             format_name = recognised(source, rows)
             readings.append(Reading(source.path, format_name, source.format == "auto", len(rows)))
             for row in rows:

@@ -7,7 +7,8 @@ which of them a file is, its content says, not its name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from luthier.data.conversation import Origin, Row
 from luthier.data.strict import StrictDecoder
 from luthier.errors import DataError
+from luthier.plugins import suggestion
 
 SUFFIXES = (".json", ".jsonl")
 _WHITE = " \t\r\n"
@@ -28,6 +30,24 @@ def read_rows(path: str | Path, *, limit: int | None = None) -> Iterator[Row]:
     """
     for line, value in islice(_values(_read_text(Path(path)), str(path)), limit):
         yield Row(Origin(str(path), line), value)
+
+
+def with_columns(rows: Sequence[Row], columns: Mapping[str, str], file: str) -> list[Row]:
+    """Rows that hold nothing but the columns named, each under the key that its layout has for it.
+
+    Raises:
+        DataError: a column that no row has.
+    """
+    there = {key for row in rows if isinstance(row.value, dict) for key in row.value}
+    for own, theirs in columns.items():
+        if theirs not in there:
+            raise DataError(f"{file}: columns: {own}: no row has the key {theirs!r}; {suggestion(theirs, there)}")
+    return [
+        replace(row, value={own: row.value[theirs] for own, theirs in columns.items() if theirs in row.value})
+        if isinstance(row.value, dict)
+        else row
+        for row in rows
+    ]
 
 
 def _read_text(file: Path) -> str:

@@ -80,6 +80,18 @@ def test_limit_reads_the_first_rows_only(prepare: Any, write_rows: Write) -> Non
     assert prepare({"path": str(path), "limit": 3}).ledger.rows_read == 3
 
 
+def test_columns_by_other_names(prepare: Any, write_rows: Write, tokenizer: Any) -> None:
+    """Of one file; the format is recognised in what the columns are read as."""
+    path = write_rows([{"ask": f"Say {i}.", "reply": f"{i}!", "instruction": "?"} for i in range(3)])
+    columns = {"instruction": "ask", "output": "reply"}
+    data = prepare({"path": str(path), "columns": columns})
+    assert data.readings[0].format == "alpaca" and data.readings[0].recognised
+    assert [e.content.messages[0].content for e in data.train] == ["Say 0.", "Say 1.", "Say 2."]
+    assert supervised_text(data, tokenizer, 0) == ["0!<|im_end|>"]
+    with pytest.raises(DataError, match="no row has the key 'replly'; did you mean 'reply'"):
+        prepare({"path": str(path), "columns": {"output": "replly"}})
+
+
 def test_a_wrong_format_name(prepare: Any, write_rows: Write) -> None:
     with pytest.raises(UnknownPart, match=r"unknown format 'sharegtp'; did you mean 'sharegpt'\? allowed: alpaca,"):
         prepare({"path": str(write_rows(chat_rows(2))), "format": "sharegtp"})

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from luthier.data.sources import read_rows
+from luthier.data.conversation import Origin, Row
+from luthier.data.sources import read_rows, with_columns
 from luthier.errors import DataError
 
 FUZZ = settings(deadline=None, max_examples=80)
@@ -266,3 +267,17 @@ def test_any_damage_gives_rows_or_a_data_error(
     for place, length, patch in cuts:
         content = content[:place] + patch + content[place + length :]
     rows_or_data_error(tmp_path_factory.getbasetemp(), content)
+
+
+def test_columns_are_read_under_the_names_of_the_layout() -> None:
+    """And nothing else, so that a column that is not named cannot change what a row is."""
+    rows = [
+        Row(Origin("f", 1), {"q": "a", "a": "b", "system": "c"}),
+        Row(Origin("f", 2), {"q": "d"}),
+        Row(Origin("f", 3), "x"),
+    ]
+    found = with_columns(rows, {"instruction": "q", "output": "a"}, "f")
+    assert [row.value for row in found] == [{"instruction": "a", "output": "b"}, {"instruction": "d"}, "x"]
+    assert [row.origin for row in found] == [row.origin for row in rows]
+    with pytest.raises(DataError, match=r"^f: columns: output: no row has the key 'answer'; allowed: a, q, system$"):
+        with_columns(rows, {"output": "answer"}, "f")

@@ -26,12 +26,14 @@ BLOCKED = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r})); from luthi
         (["plugins"], 0, "prompt-completion"),
         (["train", "wrong.yaml"], 2, "train.lerning_rate: unknown key; did you mean 'learning_rate'?"),
         (["check", "nowhere.yaml"], 2, "nowhere.yaml: no such file"),
+        (["migrate", "lf.yaml"], 2, "model_name_or_path: is required"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_these_commands_need_no_torch(tmp_path: Path, arguments: list[str], status: int, said: str) -> None:
     text = "model: x\ndata: {train: [x.jsonl]}\noutput: runs/x\ntrain: {lerning_rate: 1}\n"
     (tmp_path / "wrong.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "lf.yaml").write_text("stage: sft\ntemplate: qwen\n", encoding="utf-8")
     result = subprocess.run(
         [sys.executable, "-c", BLOCKED, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
     )
