@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -115,6 +116,7 @@ class Assembly:
         tuned = Path(self.config.model.path).expanduser()
         run = Run(
             total_steps=total_steps,
+            micro_batches=_passes(rows) * total_steps,
             calibrate=lambda model: self._calibrate(model, rows),
             checkpoint=(lambda: None) if restart else self.checkpoints.newest,
             start=tuned if (tuned / "adapter_config.json").is_file() else None,
@@ -249,6 +251,12 @@ def _companioned(objective: Objective, data: Prepared) -> Prepared:
         return examples if beside is None else [replace(e, companion=b) for e, b in zip(examples, beside, strict=True)]
 
     return replace(data, train=both(data.train), held_out=both(data.held_out))
+
+
+def _passes(rows: Loader) -> int:
+    """Micro-batches of a typical step."""
+    counts = [len(rows.micro_batches(chosen)) for chosen, _, _ in islice(rows.picks(), 4)]
+    return max(1, sum(counts) // max(len(counts), 1))
 
 
 def in_steps(every: Duration | None, loader: LoaderLike) -> int | None:

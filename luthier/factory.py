@@ -208,7 +208,9 @@ class Factory:
                 trained.save(folder)
             write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             plot_loss(folder)
-            write_report(folder, f"Run {folder.name}", _sections(config, ready, metrics))
+            write_report(
+                folder, f"Run {folder.name}", _sections(config, ready, metrics, trained.adapter.report(trained.model))
+            )
         return metrics
 
 
@@ -265,7 +267,7 @@ def _files(config: RunConfig, ready: Ready) -> dict[str, str]:
 
 
 def _sections(
-    config: RunConfig, ready: Ready, metrics: Mapping[str, float]
+    config: RunConfig, ready: Ready, metrics: Mapping[str, float], measured: str | None
 ) -> list[tuple[str, Mapping[str, object] | str]]:
     readings = "\n".join(f"* {reading}" for reading in ready.data.readings)
     warnings = "\n".join(f"* {f.level}: {f}" for f in ready.report.findings) or "Nothing to report."
@@ -275,6 +277,7 @@ def _sections(
         ("Rows", readings),
         ("What became of every row", {**ready.data.ledger.summary(), **ready.data.ledger.reasons()}),
         ("Check", warnings),
+        *([("Ranks", measured)] if measured else []),
         ("Config", f"```yaml\n{config.to_yaml()}```"),
         (
             "Next",

@@ -30,6 +30,8 @@ class Run:
 
     total_steps: int = 0
     """Optimizer steps of the whole run."""
+    micro_batches: int = 0
+    """Forward passes of the whole run on one rank, about."""
     calibrate: Callable[[nn.Module], Iterator[None]] = lambda model: iter(())
     """Runs a model forward on one training micro-batch each time the iterator is asked, and backward (loss per unit)
     where gradients are enabled; they are gone when it is asked again, and when training begins. Without end, the same
@@ -88,6 +90,9 @@ class Adapter(Protocol):
     def load(self, model: PreTrainedModel, folder: Path) -> None:
         """Put what a checkpoint holds back into an attached model."""
 
+    def report(self, model: PreTrainedModel) -> str | None:
+        """What it measured, as Markdown for the report of the run; None: nothing."""
+
 
 class AdapterPart(Part):
     """What suits most kinds; each writes what differs."""
@@ -130,6 +135,10 @@ class AdapterPart(Part):
     def checkpoint(self, model: PreTrainedModel, folder: Path) -> None:
         """What is saved is all there is."""
         self.save(model, folder)
+
+    def report(self, model: PreTrainedModel) -> str | None:
+        """Nothing."""
+        return None
 
 
 def peft_task(model: nn.Module) -> str:

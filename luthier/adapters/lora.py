@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from luthier.adapters import lora_init
+from luthier.adapters import lora_init, rank
 from luthier.adapters.base import UNKNOWN_RUN, Run, peft_task
 from luthier.adapters.peft_part import PeftPart, TargetModules
 from luthier.errors import ModelError
@@ -23,8 +23,10 @@ class Lora(PeftPart):
     """Train two thin matrices beside each linear layer: W x + (alpha / rank) B A x."""
 
     type: Literal["lora", "qlora"] = "lora"
-    rank: Annotated[int, Field(gt=0)] = 8
-    """Inner size of the two matrices."""
+    rank: Annotated[int, Field(gt=0)] | Literal["auto"] = 8
+    """Inner size of the two matrices; auto: measured for each layer on the first training rows, under `rank_budget`."""
+    rank_budget: Annotated[int, Field(gt=0)] = 8
+    """With `rank: auto`, as many parameters as this rank would have on every layer."""
     alpha: Annotated[float, Field(gt=0)] | None = None
     """Scale of the update, divided by the rank; null: twice the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -73,16 +75,24 @@ class Lora(PeftPart):
             raise ValueError(
                 f"use_dora cannot start from {start}, because its lengths are those of an update that starts at zero"
             )
-        if start == "orthogonal" and self.rank % 2:
+        if self.rank == "auto":
+            if start != "default":
+                raise ValueError(f"rank: auto measures its own first values; leave init_lora_weights out, not {start}")
+        elif start == "orthogonal" and self.rank % 2:
             raise ValueError(f"init_lora_weights: orthogonal halves the rank, so it must be even; given: {self.rank}")
         return self
 
     # ---- attaching ---------------------------------------------------------------------------------------------
 
     @property
+    def usual_rank(self) -> int:
+        """The rank of a layer of which nothing is known."""
+        return self.rank_budget if self.rank == "auto" else self.rank
+
+    @property
     def scale(self) -> float:
         """lora_alpha as peft counts it."""
-        return 2.0 * self.rank if self.alpha is None else self.alpha
+        return 2.0 * self.usual_rank if self.alpha is None else self.alpha
 
     def peft_settings(self, model: Any, run: Run) -> Any:
         """A LoraConfig whose ranks are those of the run's newest checkpoint, where they were measured."""
@@ -90,7 +100,7 @@ class Lora(PeftPart):
 
         eva = self.init_lora_weights == "eva"
         settings = LoraConfig(
-            r=self.rank,
+            r=self.usual_rank,
             lora_alpha=self.scale,
             lora_dropout=self.dropout,
             target_modules=self.target_modules,
@@ -102,7 +112,7 @@ class Lora(PeftPart):
             eva_config=EvaConfig(rho=self.eva_rho) if eva else None,
             task_type=peft_task(model),
         )
-        checkpoint = run.checkpoint() if eva else None
+        checkpoint = run.checkpoint() if eva or self.rank == "auto" else None
         return settings if checkpoint is None else lora_init.with_ranks_of(checkpoint, settings)
 
     def add(self, model: Any, settings: Any) -> Any:
@@ -147,6 +157,8 @@ class Lora(PeftPart):
         start = self.init_lora_weights
         if start not in lora_init.DISPLACED:
             tuned = super().attach(model, run)
+            if self.rank == "auto":
+                return self._measured(tuned, run, new=not isinstance(model, PeftModel))
             if start == "eva" and not isinstance(model, PeftModel) and run.checkpoint() is None:
                 lora_init.eva(tuned, run)
             return tuned
@@ -156,16 +168,29 @@ class Lora(PeftPart):
         lora_init.displace(tuned, start if run.checkpoint() is None else None)
         return tuned
 
+    def _measured(self, tuned: Any, run: Run, *, new: bool) -> Any:
+        """Ranks and first values as the training rows ask for, or as a run that goes on has them."""
+        known = run.checkpoint() if new else run.start
+        if known is not None:
+            rank.recall(tuned, known)
+            return tuned
+        found = rank.measure(tuned, run, rank=self.usual_rank)
+        settings = self.peft_settings(tuned.get_base_model(), run)
+        rank.into(settings, rank.choose(found, rank=self.usual_rank))
+        tuned = self.add(tuned.unload(), settings)
+        rank.begin(tuned, found)
+        return tuned
+
     def _go_on_displaced(self, model: Any, run: Run) -> Any:
         """A saved difference of twice the rank becomes an update and the start that is taken away from it, again."""
         from peft import get_peft_model_state_dict
 
         given, wanted = model.peft_config[model.active_adapter], self.peft_settings(model.get_base_model(), run)
-        if given.peft_type == "LORA" and given.r != 2 * self.rank:
+        if given.peft_type == "LORA" and given.r != 2 * self.usual_rank:
             raise ModelError(
                 f"the model carries a lora adapter of rank {given.r}; one that began as {self.init_lora_weights} of "
-                f"rank {self.rank} is saved with rank {2 * self.rank}: write init_lora_weights: default and rank: "
-                f"{given.r}, or start from the base model"
+                f"rank {self.usual_rank} is saved with rank {2 * self.usual_rank}: write init_lora_weights: default "
+                f"and rank: {given.r}, or start from the base model"
             )
         self.require_same(lora_init.halved(given) if given.peft_type == "LORA" else given, wanted)
         weights = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -175,8 +200,8 @@ class Lora(PeftPart):
         return tuned
 
     def require_same(self, given: Any, wanted: Any) -> None:
-        """As for every kind; which layers eva took is measured, not asked for."""
-        if self.init_lora_weights == "eva":
+        """As for every kind; which layers eva and auto took is measured, not asked for."""
+        if self.init_lora_weights == "eva" or self.rank == "auto":
             wanted.target_modules = given.target_modules
         super().require_same(given, wanted)
 
@@ -192,6 +217,12 @@ class Lora(PeftPart):
             lora_init.save_displaced(model, folder)
         else:
             super().save(model, folder)
+            if self.rank == "auto":
+                rank.note(model, folder)
+
+    def report(self, model: Any) -> str | None:
+        """The measured ranks, layer by layer."""
+        return rank.report(model) if self.rank == "auto" else None
 
     def load(self, model: PreTrainedModel, folder: Path) -> None:
         """Read adapter_model.safetensors back into the attached matrices."""

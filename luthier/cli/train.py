@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -86,6 +86,7 @@ def fine_tune(run: RunConfig, *, restart: bool, allow_changes: bool) -> None:
     share_cores()
     from luthier.cli.watch import Watcher
     from luthier.factory import Factory
+    from luthier.objectives.base import Objective
 
     watch = Watcher()
     with watch.bar:
@@ -95,10 +96,9 @@ def fine_tune(run: RunConfig, *, restart: bool, allow_changes: bool) -> None:
     kept, last = (int(result.metrics[name]) for name in ("final_step", "steps"))
     if kept != last:
         console.print(f"kept         step {kept} of {last}, which has the lowest held-out loss")
-    console.print(
-        f"tuned model  {folder}\nreport       {folder}/report.md\n"
-        f"loss plot    {folder}/loss.png\ntalk to it   luthier chat {folder}"
-    )
+    console.print(f"tuned model  {folder}\nreport       {folder}/report.md\nloss plot    {folder}/loss.png")
+    if not cast(Objective, run.objective).needs.scores:  # a reward model says nothing
+        console.print(f"talk to it   luthier chat {folder}")
 
 
 def _dry_run(run: RunConfig, *, restart: bool, allow_changes: bool) -> None:

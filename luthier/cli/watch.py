@@ -20,7 +20,7 @@ class Watcher(Stages, Observer):
         self.bar = show.progress()
         self.started = time.monotonic()
         self.task: TaskID | None = None
-        self.units = self.seconds = 0.0
+        self.tokens = self.seconds = 0.0
 
     def stage(self, text: str) -> None:
         """Print it with the time since the start."""
@@ -39,10 +39,10 @@ class Watcher(Stages, Observer):
 
     def on_step(self, progress: Progress) -> bool:
         """Move the bar; print evaluations, and every tenth where there is no terminal."""
-        self.units += progress.units
+        self.tokens += progress.tokens
         self.seconds += progress.seconds
-        speed = f"{self.units / self.seconds:.0f} trained tokens/s"
-        note = f"loss {progress.loss:.3f}  {speed}"
+        reward = f"  reward {progress.metrics['reward']:.3f}" if "reward" in progress.metrics else ""
+        note = f"loss {progress.loss:.3f}{reward}  {self.tokens / self.seconds:.0f} tokens/s"
         if self.task is not None:
             self.bar.update(self.task, completed=progress.state.step, note=note)
         tenth = max(progress.total_steps // 10, 1)

@@ -30,8 +30,9 @@ def plot_loss(folder: Path) -> Path | None:
     if held:
         axes.plot(*zip(*held, strict=True), color=HELD_OUT, marker="o", linewidth=2, label="held-out rows")
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss per token (nats)")
-    axes.set_ylim(bottom=0)
+    axes.set_ylabel("loss")
+    if min(losses) >= 0:
+        axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)

@@ -93,9 +93,8 @@ def test_every_example_is_short_and_trains(
 
 def test_the_shipped_rows() -> None:
     """Enough rows; every held-out question is new, every held-out answer is one that can be learnt; twins agree."""
-    rows = {
-        path.stem: [json.loads(line)["messages"] for line in read(path).splitlines()] for path in ROWS.glob("*.jsonl")
-    }
+    files = {path.stem: [json.loads(line) for line in read(path).splitlines()] for path in ROWS.glob("*.jsonl")}
+    rows = {name: [row["messages"] for row in own] for name, own in files.items() if "messages" in own[0]}
     plain = {name: [re.sub(r"\W", "", m[0]["content"].lower()) for m in own] for name, own in rows.items()}
     assert len(rows["luthier_qa"]) >= 240 and len(rows["luthier_held_out"]) == 60 and len(rows["general"]) == 20
     for train, held_out in [
@@ -107,6 +106,10 @@ def test_the_shipped_rows() -> None:
     for language in ("", "_zh"):
         answers = {messages[1]["content"] for messages in rows[f"luthier_qa{language}"]}
         assert {messages[1]["content"] for messages in rows[f"luthier_held_out{language}"]} <= answers
+    learnt = {messages[1]["content"] for messages in rows["luthier_qa"]}
+    for pair in files["luthier_pairs"]:
+        assert {pair["chosen"], pair["rejected"]} <= learnt and pair["chosen"] != pair["rejected"]
+    assert all(eval(row["prompt"][8:13]) == int(row["answer"]) for row in files["sums"])
     for name in ("luthier_qa", "luthier_held_out"):
         code = [[re.findall(r"`[^`]*`", m[1]["content"]) for m in rows[twin]] for twin in (name, f"{name}_zh")]
         assert code[0] == code[1]
