@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from luthier.adapters.base import Adapter, Run
+from luthier.adapters.base import Adapter, Run, trainable
 from luthier.config import RunConfig
 from luthier.data.loader import Loader, LoaderLike
 from luthier.data.pack import Batch, Example
@@ -28,10 +28,11 @@ from luthier.objectives.online import Online
 from luthier.rollout.rewards import Reward
 from luthier.rollout.source import Rollouts
 from luthier.system.hardware import choose_precision
-from luthier.train.check import Ready, Report, check_model
+from luthier.train.check import Ready, Report
 from luthier.train.checkpoint import Checkpoints, Trained
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.groups import parameter_groups
+from luthier.train.proof import check_model, check_training
 from luthier.train.scaling import LossScaler
 from luthier.train.schedule import Schedule
 from luthier.train.state import State, seed_everything
@@ -81,6 +82,8 @@ class Assembly:
         groups = parameter_groups(model, self.adapter, **decays)
         optimizer = cast(OptimizerSettings, config.train.optimizer).build(groups)
         scaler = LossScaler(strategy.device.type) if self.precision == "fp16" else None
+        self.findings = check_training(model, forward, optimizer, data.train, self.ready.layout)
+        Report(self.findings, []).require_no_errors()
         seed_everything(config.train.seed, rank=strategy.rank)
         loader, evaluate = self._loader(model, forward, data, rows)
         return Job(
@@ -122,6 +125,8 @@ class Assembly:
             start=tuned if (tuned / "adapter_config.json").is_file() else None,
         )
         model = self.adapter.attach(base, run)
+        if not trainable(model):
+            raise ModelError(f"adapter ({self.adapter.type}): no weight of this model would be trained")
         model.zero_grad(set_to_none=True)  # of what it measured
         if self.objective.needs.values:
             add_value_head(model)

@@ -31,7 +31,7 @@ from luthier.tracking.jsonl import Jsonl
 from luthier.tracking.plot import plot_loss
 from luthier.tracking.report import write_report
 from luthier.tracking.run import RunFolder, fingerprint
-from luthier.train.check import Ready, Report, check_data, check_model
+from luthier.train.check import Ready, check_data
 from luthier.train.checkpoint import Checkpoints
 from luthier.train.loop import Trainer, TrainerLike
 from luthier.train.observers.base import Observer
@@ -39,6 +39,7 @@ from luthier.train.observers.log import Log
 from luthier.train.observers.save import Save
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.wrapped import settle
+from luthier.train.proof import check_model
 from luthier.train.state import State
 from luthier.train.step import Job
 
@@ -64,7 +65,7 @@ class Claim:
 
     def take(self, files: Mapping[str, str], *, restart: bool) -> None:
         """Write what the run is, where it begins or has changed."""
-        if restart or self.folder.record() is None:
+        if restart or not self.folder.started(files):
             self.folder.start(self.config, self.data, files, restart=restart)
         elif self.changes:
             self.folder.change(self.config, self.data, self.changes, files)
@@ -130,6 +131,9 @@ class Factory:
             stages.stage("loading the model")
             assembly = Assembly(config, ready, strategy, models=self.models, evaluator=self.evaluator)
             job, checkpoints = assembly.job(restart=restart), assembly.checkpoints
+            for finding in assembly.findings:
+                stages.stage(f"warning: {finding}")
+            ready = replace(ready, report=ready.report.with_findings(assembly.findings))
             if strategy.rank == 0:
                 claim.take(_files(config, ready), restart=restart)
             strategy.barrier()
@@ -168,8 +172,8 @@ class Factory:
         ready = self.prepare(config)
         virtual = cast(Adapter, config.adapter).virtual_tokens
         model = self.models.load(config.model)
-        findings = [*ready.report.findings, *check_model(model, ready.data, ready.layout, virtual_tokens=virtual)]
-        return Ready(ready.renderer, ready.data, ready.layout, Report(findings, ready.report.samples))
+        findings = check_model(model, ready.data, ready.layout, virtual_tokens=virtual)
+        return replace(ready, report=ready.report.with_findings(findings))
 
     def claim(self, config: RunConfig, ready: Ready, *, restart: bool, allow_changes: bool = False) -> Claim:
         """The output folder, if this run may use it, with what will be recorded: config and a hash of the data.

@@ -57,10 +57,10 @@ def save_merged(path: str, folder: str) -> dict[str, Any]:
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """A model without its adapter, which has become part of the weights; a plain model as it is.
+    """A model without its adapter, which has become part of the weights, in float32; a plain model as it is.
 
     Raises:
-        ModelError: the adapter is no change of the weights.
+        ModelError: the adapter is no change of the weights, or these are quantised.
     """
     from peft import PeftModel
 
@@ -71,4 +71,8 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
     if kind in NEVER:
         name = kind.lower().replace("_", " ")
         raise ModelError(f"a {name} adapter cannot be merged: {NEVER[kind]}; use the tuned folder with its base")
-    return cast("PreTrainedModel", cast(Any, model).merge_and_unload())
+    if getattr(model.get_base_model(), "is_quantized", False):
+        raise ModelError(
+            "an adapter cannot be merged into quantised weights, which would round it away; use luthier models merge"
+        )
+    return cast("PreTrainedModel", cast(Any, model.float()).merge_and_unload())

@@ -115,10 +115,18 @@ def set_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
     """Put saved weights into the attached ones.
 
     Raises:
-        ModelError: some of them have no place.
+        ModelError: some of them have no place, are missing, or have another shape.
     """
-    from peft import set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    outcome = set_peft_model_state_dict(model, weights)
+    lacking = sorted(set(get_peft_model_state_dict(model, save_embedding_layers=False)) - set(weights))
+    if lacking:
+        raise ModelError(f"{source}: lacks weights that this adapter has: {lacking[:3]}")
+    try:
+        outcome = set_peft_model_state_dict(model, weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{source}: the weights do not fit this adapter: {str(error).splitlines()[-1].strip()}"
+        ) from None
     if outcome.unexpected_keys:
         raise ModelError(f"{source}: holds weights that this adapter does not have: {outcome.unexpected_keys[:3]}")

@@ -92,21 +92,23 @@ class RunFolder:
             )
 
     def start(self, config: Mapping[str, Any], data: str, files: Mapping[str, str], *, restart: bool) -> None:
-        """Write what the run is; `restart` removes what an earlier run left."""
+        """Write what the run is; `restart` removes what an earlier run left.
+
+        run.json stands first, and goes last: killed at any moment, the folder is still one of ours, or empty.
+        """
         if restart and self.record() is not None:
             _empty(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"output.dir: {self.path} cannot be made: {error.strerror}") from None
-        try:
-            for name, text in files.items():
-                write_text(self.path / name, text)
-            self._write(config, data, finished=False)
-        except BaseException:  # without run.json the same command would find a folder that is not ours
-            for name in files:
-                (self.path / name).unlink(missing_ok=True)
-            raise
+        self._write(config, data, finished=False)
+        for name, text in files.items():
+            write_text(self.path / name, text)
+
+    def started(self, files: Iterable[str]) -> bool:
+        """Whether `start` came to its end."""
+        return self.record() is not None and all((self.path / name).is_file() for name in files)
 
     def change(self, config: Mapping[str, Any], data: str, changes: Sequence[str], files: Mapping[str, str]) -> None:
         """Go on under another setting, which is written down."""
@@ -134,7 +136,7 @@ class RunFolder:
 
 def _empty(folder: Path) -> None:
     """Remove what is in a folder, which itself may be a link to another disk."""
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == RUN):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

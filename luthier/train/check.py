@@ -8,26 +8,24 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, cast
-
-import torch
+from typing import Literal, cast
 
 from luthier.adapters.base import Adapter
 from luthier.config import RunConfig
 from luthier.data.conversation import ROLES, Message, conversations
-from luthier.data.pack import Example, Layout, lay_out
+from luthier.data.pack import Example, Layout
 from luthier.data.processor import Prepared
 from luthier.data.render import Renderer, Tokens
 from luthier.errors import CheckFailed
-from luthier.models.load import packs
-from luthier.models.output import Forward
 from luthier.objectives.base import Objective
 
 Level = Literal["error", "warning", "note"]
 SHOWN = 5
 """Rows named per finding."""
+PARITY = 500
+"""Rows, evenly spread, whose prompts are rendered once more as serving would."""
 
 _SPACE = re.compile(r"\s+")
 _GLUE = re.compile(r"</?think>")
@@ -61,6 +59,10 @@ class Report:
 
     findings: list[Finding]
     samples: list[Sample]
+
+    def with_findings(self, more: Sequence[Finding]) -> Report:
+        """With what was found since."""
+        return Report([*self.findings, *more], self.samples)
 
     def require_no_errors(self) -> None:
         """Raise CheckFailed with every error."""
@@ -101,38 +103,12 @@ def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: A
 
         findings += _each("mask", examples, lambda e: _mask(e, renderer, cut=was_cut(e)))
         findings += _each("end-of-turn", examples, lambda e: _end_of_turn(e, renderer, cut=was_cut(e)))
+        asked = [e for e in examples[:: max(1, len(examples) // PARITY)] if not was_cut(e)]
+        findings += _each("prompt", asked, lambda e: _prompt(e, renderer))
         findings += _stop_tokens(examples, renderer)
     if not data.held_out:
         findings.append(Finding("note", "held-out", "no held-out rows (data.held_out), so nothing will be measured"))
     return Report(findings, [sample(example, renderer) for example in data.train[:2]])
-
-
-def check_model(model: Any, data: Prepared, layout: Layout, *, virtual_tokens: int = 0) -> list[Finding]:
-    """What needs the loaded model: sizes, and a proof that packed rows do not see each other.
-
-    `virtual_tokens` is how many positions the adapter takes in front of every row.
-    """
-    rows = model.get_input_embeddings().weight.shape[0]
-    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = None if places is None else places - virtual_tokens
-    strange, long = [], []
-    for example in [*data.train, *data.held_out]:
-        largest, longest = max(int(t.ids.max()) for t in example.sequences), max(len(t) for t in example.sequences)
-        strange += [f"{example.origin}: token id {largest}"] if largest >= rows else []
-        long += [f"{example.origin}: {longest} tokens"] if room is not None and longest > room else []
-    findings = []
-    if strange:
-        message = f"the model embeds {rows} token ids, the data holds others; tokenizer and model do not match: "
-        findings.append(Finding("error", "vocabulary", message + _named(strange)))
-    if long:
-        taken = f", of which the adapter takes {virtual_tokens}" if virtual_tokens else ""
-        message = (
-            f"the model knows {places} positions{taken}, and some rows have more; lower data.max_length: {_named(long)}"
-        )
-        findings.append(Finding("error", "positions", message))
-    if not findings and layout.packing:
-        findings += _packing(model, data.train, layout)
-    return findings
 
 
 def sample(example: Example, renderer: Renderer) -> Sample:
@@ -162,10 +138,11 @@ def _each(name: str, examples: Sequence[Example], fault: Callable[[Example], str
     faults = [(example.origin, found) for example in examples if (found := fault(example))]
     if not faults:
         return []
-    return [Finding("error", name, _named([f"{origin}: {found}" for origin, found in faults]))]
+    return [Finding("error", name, named([f"{origin}: {found}" for origin, found in faults]))]
 
 
-def _named(rows: Sequence[str]) -> str:
+def named(rows: Sequence[str]) -> str:
+    """The first few of what was found, and how many more there are."""
     more = f"; and {len(rows) - SHOWN} more rows" if len(rows) > SHOWN else ""
     return "; ".join(rows[:SHOWN]) + more
 
@@ -180,14 +157,14 @@ def _bad_rows(config: RunConfig, data: Prepared) -> Iterable[Finding]:
         chosen = config.data.bad_rows == "drop" or reason == "over-length"
         hint = "" if chosen else "; mend them, or leave them out with data.bad_rows=drop"
         level: Level = "warning" if chosen else "error"
-        yield Finding(level, reason, f"{len(rows)} rows cannot be used: {_named(rows)}{hint}")
+        yield Finding(level, reason, f"{len(rows)} rows cannot be used: {named(rows)}{hint}")
 
 
 def _over_length(config: RunConfig, examples: Sequence[Example]) -> Iterable[Finding]:
     limit = config.data.max_length
     long = [(e.origin, max(len(t) for t in e.sequences)) for e in examples if any(len(t) > limit for t in e.sequences)]
     if long:
-        rows = _named([f"{origin}: {length} tokens" for origin, length in long])
+        rows = named([f"{origin}: {length} tokens" for origin, length in long])
         longest = max(length for _, length in long)
         yield Finding(
             "error",
@@ -202,7 +179,7 @@ def _leaks(data: Prepared) -> Iterable[Finding]:
     trained = {example.content_id: example.origin for example in data.train}
     leaked = [f"{e.origin} is also {trained[e.content_id]}" for e in data.held_out if e.content_id in trained]
     if leaked:
-        yield Finding("error", "held-out", f"{len(leaked)} held-out rows are also in training: {_named(leaked)}")
+        yield Finding("error", "held-out", f"{len(leaked)} held-out rows are also in training: {named(leaked)}")
 
 
 def _double_bos(example: Example, renderer: Renderer) -> str | None:
@@ -309,6 +286,21 @@ def _end_of_turn(example: Example, renderer: Renderer, *, cut: bool) -> str | No
     return None
 
 
+def _prompt(example: Example, renderer: Renderer) -> str | None:
+    """Each answer is learnt behind exactly the ids that serving would feed."""
+    for conversation in conversations(example.content):
+        for index, turn in enumerate(conversation.messages):
+            if turn.role != "assistant" or turn.weight <= 0:
+                continue
+            fed = renderer.prompt(conversation.messages[:index], conversation.tools)
+            if not any(len(t) > len(fed) and t.ids[: len(fed)].tolist() == fed for t in example.sequences):
+                end = str(renderer.tokenizer.decode(fed[-12:]))
+                return (
+                    f"the answer {turn.content[:40]!r} is not learnt behind what serving would feed, {end!r} at its end"
+                )
+    return None
+
+
 def _stop_tokens(examples: Sequence[Example], renderer: Renderer) -> Iterable[Finding]:
     """A token that ends turns in training but does not stop generation: good in training, endless in serving."""
     ends = {ids[-1] for e in examples for t in e.sequences for ids, on in _spans(t) if on}
@@ -331,7 +323,7 @@ def _vocabulary(examples: Sequence[Example], renderer: Renderer) -> Iterable[Fin
         if any(_has_control(m, renderer) for c in conversations(e.content) for m in c.messages)
     ]
     if marked:
-        message = f"{len(marked)} rows hold the text of control tokens, which become real ones: {_named(marked)}"
+        message = f"{len(marked)} rows hold the text of control tokens, which become real ones: {named(marked)}"
         yield Finding("warning", "control-token", message)
     if tokenizer.eos_token_id is None:
         yield Finding("error", "end-of-turn", "the tokenizer has no end token")
@@ -347,32 +339,3 @@ def _learning_rate(config: RunConfig, adapter: Adapter) -> Iterable[Finding]:
     if not low <= rate <= high:
         message = f"train.learning_rate={rate:g} is outside what {adapter.type} usually takes ({low:g} to {high:g})"
         yield Finding("warning", "learning-rate", message)
-
-
-# ---- the model ---------------------------------------------------------------------------------------------------
-
-
-def _packing(model: Any, examples: Sequence[Example], layout: Layout) -> Iterable[Finding]:
-    """Put a short row beside itself, and beside other tokens: its log-probabilities must be the same.
-
-    The neighbours are of one length, so that the arithmetic is the same too, in whatever precision.
-    """
-    if not packs(model):
-        message = "this model's layers cannot be cut into segments; set data.packing=false"
-        return [Finding("error", "packing", message)]
-    row = min(examples, key=lambda e: e.tokens)
-    rows = model.get_input_embeddings().weight.shape[0]
-    others = tuple(Tokens((t.ids + 1) % rows, t.weights) for t in row.sequences)
-    forward = Forward(model)
-    results = []
-    with torch.no_grad():
-        for neighbour in (row, replace(row, sequences=others)):
-            batch = lay_out([neighbour, row], layout).to(next(model.parameters()).device)
-            output = forward(model, batch)
-            said = output.values(batch.targets) if forward.scoring else output.logprobs(batch.targets)
-            results.append(said[-row.supervised :])
-    tolerance = max(1e-4, 8 * torch.finfo(next(model.parameters()).dtype).eps)  # experts may be multiplied in groups
-    if not torch.allclose(results[0], results[1], rtol=0, atol=tolerance, equal_nan=True):
-        message = "packed rows change each other's log-probabilities in this model; set data.packing=false"
-        return [Finding("error", "packing", message)]
-    return []

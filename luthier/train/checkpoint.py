@@ -121,12 +121,15 @@ class Checkpoints:
         return next((self.path(step) for step in reversed(self.steps()) if verify(self.path(step)) is None), None)
 
     def remove_damaged(self, strategy: Strategy) -> dict[str, str]:
-        """Remove checkpoints that must not be used, so that they are written anew; returns what was wrong with each."""
+        """Remove checkpoints that must not be used, so that they are written anew; returns what was wrong with each.
+
+        What a killed process left half-way goes too.
+        """
         faults = {step: fault for step in self.steps() if (fault := verify(self.path(step)))}
         strategy.barrier()
         if strategy.rank == 0:
-            for step in faults:
-                shutil.rmtree(self.path(step))
+            for path in [*map(self.path, faults), *self.folder.glob(f"{PREFIX}*{NAME}*")]:
+                shutil.rmtree(path)
         strategy.barrier()
         return {str(self.path(step)): fault for step, fault in faults.items()}
 

@@ -56,8 +56,18 @@ def test_a_checkpoint_can_be_merged(run: Path, tmp_path: Path) -> None:
 
 
 def test_half_precision_does_not_matter(run: Path) -> None:
-    """Whatever the run kept the base in, it is merged in float32."""
+    """Whatever the run kept the base in, it is merged in float32: bf16 would round most of an update away."""
     assert merged(str(run)).dtype is torch.float32
+    half = ModelConfig(path=str(run), dtype="bfloat16")
+    expected = logits(ModelLoader().load(half).to(torch.float32))
+    found = merge(ModelLoader().load(half))
+    assert {p.dtype for p in found.parameters()} == {torch.float32}
+    assert float((logits(found) - expected).abs().max()) < 1e-5
+
+
+def test_quantised_weights_take_no_update(run: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be merged into quantised weights"):
+        merge(ModelLoader().load(ModelConfig(path=str(run)), bits=4))
 
 
 def test_a_folder_that_holds_something_is_left_alone(run: Path, tmp_path: Path) -> None:

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.faults.planting import caught, suite
+
+__all__ = ["caught", "suite"]
+
 STEPS = 400
 """More than is ever reached before the disturbance."""
 

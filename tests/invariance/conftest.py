@@ -13,10 +13,15 @@ import pytest
 @pytest.fixture
 def train(tmp_path: Path, run_config: Callable[..., Any]) -> Callable[..., Path]:
     """Trains a tiny run in a folder of its own and returns the folder."""
+    return trains_in(tmp_path, run_config)
+
+
+def trains_in(home: Path, run_config: Callable[..., Any]) -> Callable[..., Path]:
+    """What `train` is, below a folder."""
     import luthier
 
     def run(name: str, *, observers: Sequence[Any] = (), rows: Any = None, **overrides: object) -> Path:
-        folder = tmp_path / name
+        folder = home / name
         config = run_config(rows, output__dir=str(folder), **overrides)
         luthier.Factory().fine_tune(config, observers=observers)
         return folder

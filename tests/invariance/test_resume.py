@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from luthier.errors import Interrupted, OutputError, StorageError
+from luthier.factory import Factory, Stages
 from luthier.train.observers.base import Observer, Progress
 from tests.invariance.conftest import metrics
 
@@ -81,25 +85,100 @@ def test_the_best_checkpoint_stands_at_the_top(train: Train) -> None:
     assert json.loads((folder / "metrics.json").read_text())["final_step"] == best
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
-def test_a_damaged_checkpoint_is_not_used(train: Train, tmp_path: Path, damage: str) -> None:
-    common = {"train__max_steps": 6, "train__save_every": 2, "output__keep": 9}
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "truncated": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "emptied": lambda file: os.truncate(file, 0),
+    "flipped": flip,
+    "missing": Path.unlink,
+}
+
+
+class Listen(Stages):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def stage(self, text: str) -> None:
+        self.said += [text] if text.startswith("warning") else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("settings", SETTINGS, ids=["lora", "full"])
+def test_a_damaged_checkpoint_is_not_used(
+    train: Train, run_config: Any, tmp_path: Path, settings: dict[str, Any], damage: str
+) -> None:
+    """Whichever of its files it is: the one before is used, which is said, and the run ends with the same bytes."""
+    common = settings | {"train__max_steps": 5, "train__save_every": 2, "output__keep": 9, "data__held_out": 0.0}
     whole = train("whole", **common)
     with pytest.raises(Interrupted):
         train("parts", observers=[StopAt(4)], **common)
-    victim = (
-        tmp_path / "parts" / "checkpoint-4" / ("manifest.json" if damage == "manifest" else "optimizer.safetensors")
-    )
-    content = bytearray(victim.read_bytes())
-    if damage == "remove":
-        victim.unlink()
-    elif damage == "flip":
-        content[-1] ^= 1
-        victim.write_bytes(content)
-    else:
-        victim.write_bytes(content[: len(content) // 2])
-    parts = train("parts", **common)
-    assert tensors(parts) == tensors(whole)
+    checkpoint = tmp_path / "parts" / "checkpoint-4"
+    names = sorted(str(file.relative_to(checkpoint)) for file in checkpoint.rglob("*") if file.is_file())
+    assert {"state.json", "optimizer.safetensors", "random.safetensors", "manifest.json", "tokenizer.json"} < {*names}
+    for name in names:
+        folder = Path(shutil.copytree(tmp_path / "parts", tmp_path / "damaged" / name))
+        DAMAGES[damage](folder / "checkpoint-4" / name)
+        listen = Listen()
+        Factory().fine_tune(run_config(output__dir=str(folder), **common), stages=listen)
+        (said,) = listen.said
+        assert "checkpoint-4 is damaged" in said and "going back to an older one" in said and name in said
+        assert tensors(folder) == tensors(whole), name
+
+
+def test_without_any_good_checkpoint_the_run_begins_anew(train: Train, run_config: Any, tmp_path: Path) -> None:
+    common = {"train__max_steps": 5, "train__save_every": 2, "output__keep": 9}
+    whole = train("whole", **common)
+    with pytest.raises(Interrupted):
+        train("parts", observers=[StopAt(4)], **common)
+    checkpoints = list((tmp_path / "parts").glob("checkpoint-*"))
+    for checkpoint in checkpoints:
+        flip(checkpoint / "optimizer.safetensors")
+    listen = Listen()
+    Factory().fine_tune(run_config(output__dir=str(tmp_path / "parts"), **common), stages=listen)
+    assert len(listen.said) == len(checkpoints) > 1
+    assert tensors(tmp_path / "parts") == tensors(whole) and metrics(tmp_path / "parts") == metrics(whole)
+
+
+@pytest.mark.slow
+def test_killed_before_its_first_step_a_run_begins_again(
+    train: Train, run_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever had been written of the folder by then; also with --restart, half of the old run's files being gone."""
+    from luthier.tracking import run as module
+
+    whole, states = train("whole"), list[Path]()
+    write, gone = module.write_text, shutil.rmtree
+
+    def keep(folder: Path) -> None:
+        states.append(Path(shutil.copytree(folder, tmp_path / f"state{len(states)}")))
+
+    def watched(path: Path, text: str) -> None:
+        write(path, text)
+        keep(path.parent)
+
+    def removed(path: Path) -> None:
+        gone(path)
+        keep(path.parent)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_text", watched)
+        train("first")
+        patch.setattr(module, "shutil", SimpleNamespace(rmtree=removed))
+        Factory().fine_tune(run_config(output__dir=str(tmp_path / "first")), restart=True)
+    finished = [bool(json.loads((state / "run.json").read_text())["finished"]) for state in states]
+    assert finished.count(False) >= 8 and finished.count(True) >= 3
+    for state, restart in zip(states, finished, strict=True):
+        Factory().fine_tune(run_config(output__dir=str(state)), restart=restart)
+        assert {"config.yaml", "environment.json", "rows.json"} <= {path.name for path in state.iterdir()}
+        assert tensors(state) == tensors(whole)
 
 
 def test_changes_that_are_allowed_are_written_down(tmp_path: Path, run_config: Callable[..., Any]) -> None:

@@ -162,20 +162,26 @@ def test_restart_begins_anew(folder: RunFolder, tmp_path: Path, link: bool) -> N
     assert (outside / "precious").exists()
 
 
-def test_a_start_that_the_disk_refuses_can_be_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", [RUN, "config.yaml", "rows.json"])
+def test_a_start_that_the_disk_refuses_can_be_repeated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str
+) -> None:
     """The message says to run the same command again, so the folder must not look like somebody else's."""
-    folder, replace = RunFolder(tmp_path / "run"), Path.replace
+    folder, replace, files = RunFolder(tmp_path / "run"), Path.replace, {"config.yaml": "a", "rows.json": "b"}
 
     def full(self: Path, target: Path) -> Path:
-        if target.name == RUN:
+        if target.name == file:
             raise OSError(errno.ENOSPC, "")
         return replace(self, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(StorageError):
-            folder.start(CONFIG, "data", {"config.yaml": "a", "rows.json": "b"}, restart=False)
+            folder.start(CONFIG, "data", files, restart=False)
     folder.require_free_or_same(CONFIG, "data", restart=False)
+    assert not folder.started(files)
+    folder.start(CONFIG, "data", files, restart=False)
+    assert folder.started(files)
 
 
 def test_fingerprint() -> None:

@@ -14,7 +14,7 @@ from luthier.data.pack import Example
 from luthier.data.render import Tokens
 from luthier.errors import RowError, TemplateError
 from luthier.factory import Factory
-from luthier.train.check import _end_of_turn, _mask
+from luthier.train.check import _end_of_turn, _mask, _prompt
 from tests.conftest import SPECIAL, build_tokenizer, chat_rows
 from tests.data.shapes import CONVERSATIONS, SHAPES
 from tests.data.test_render import renderer
@@ -182,6 +182,7 @@ def test_no_false_alarm(shape: str) -> None:
             example = Example(Origin(name, 1), "", tuple(render.conversation(talk)), talk)
             assert _mask(example, render, cut=False) is None
             assert _end_of_turn(example, render, cut=False) is None
+            assert _prompt(example, render) is None
             checked += 1
     assert checked or "wrong" in shape
 

@@ -15,7 +15,8 @@ from luthier.data.pack import Layout
 from luthier.factory import Factory
 from luthier.kernels import attention
 from luthier.models.load import _use_segment_attention
-from luthier.train.check import Finding, check_model
+from luthier.train.check import Finding
+from luthier.train.proof import check_model
 from tests.conftest import build_model, chat_rows
 from tests.train.conftest import Make, check, problems, the_one, turns
 

@@ -166,8 +166,12 @@ def test_a_failed_save_leaves_the_older_ones(
 
 def test_what_a_killed_process_left_is_no_checkpoint(folder: Checkpoints) -> None:
     (folder.folder / f"{PREFIX}checkpoint-9").mkdir()
+    (folder.folder / f"{PREFIX}old-checkpoint-8").mkdir()
     (folder.folder / "checkpoint-final").mkdir()
     assert folder.steps() == [1, 2, 3]
+    assert folder.remove_damaged(SingleStrategy(torch.device("cpu"))) == {}
+    assert not list(folder.folder.glob(f"{PREFIX}*")) and folder.steps() == [1, 2, 3]
+    assert (folder.folder / "checkpoint-final").exists()
 
 
 def test_a_step_is_saved_once(folder: Checkpoints) -> None:
