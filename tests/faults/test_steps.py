@@ -208,6 +208,7 @@ def test_other_errors_are_not_taken_for_memory(run_config: Make, monkeypatch: py
 
 LIMITED = """
 import resource, sys
+import matplotlib.figure  # what is drawn at the end is not what is short of memory
 import luthier
 from luthier.config import read_config
 from luthier.train.observers.base import Observer
