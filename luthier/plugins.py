@@ -224,6 +224,10 @@ class Choice:
             raise PydanticCustomError("choice", "{message}", {"message": str(error)}) from error
         if not issubclass(part, Part):
             raise PydanticCustomError("choice", "the {kind} plug-in is not a luthier Part", {"kind": self.kind})
+        if lacking := sorted(getattr(part, "__abstractmethods__", ())):
+            message = "the {kind} plug-in {name} lacks what every {kind} needs: {lacking}"
+            named = {"kind": self.kind, "name": repr(given["type"]), "lacking": ", ".join(lacking)}
+            raise PydanticCustomError("choice", message, named)
         return part.model_validate(given)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -17,6 +17,7 @@ from luthier.plugins import BUILT_IN, Part, load, names
 HALVED = '''
 from typing import Literal
 
+from luthier.objectives.base import Objective
 from luthier.objectives.sft import Sft
 
 
@@ -30,18 +31,27 @@ class Halved(Sft):
     def loss(self, output, batch):
         total, extra = super().loss(output, batch)
         return self.factor * total, extra
+
+
+class Half(Objective):
+    """Not done yet."""
+
+    type: Literal["half"] = "half"
+
+    def units(self, batch):
+        return 1
 '''
 
 
 @pytest.fixture
 def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An installed package that offers an objective, one that cannot be imported, and one with a built-in's name."""
+    """A package with an objective, one that is not done, one that cannot be imported, and one of a built-in name."""
     site = tmp_path / "site"
     info = site / "stranger-1.0.dist-info"
     info.mkdir(parents=True)
     (site / "stranger.py").write_text(HALVED, encoding="utf-8")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n", encoding="utf-8")
-    entries = "halved = stranger:Halved\nbroken = stranger_missing:X\nsft = stranger:Halved\n"
+    entries = "halved = stranger:Halved\nbroken = stranger_missing:X\nhalf = stranger:Half\nsft = stranger:Halved\n"
     (info / "entry_points.txt").write_text(f"[luthier.objective]\n{entries}", encoding="utf-8")
     monkeypatch.syspath_prepend(str(site))
     plugins._table.cache_clear()
@@ -90,6 +100,8 @@ def test_it_is_listed_checked_and_explained() -> None:
         parse_config(tree | {"objective": {"type": "halved", "faktor": 1}})
     with pytest.raises(ConfigError, match=r"the objective plug-in 'broken' \(stranger_missing:X\) cannot be loaded"):
         parse_config(tree | {"objective": "broken"})
+    with pytest.raises(ConfigError, match="the objective plug-in 'half' lacks what every objective needs: loss, seq"):
+        parse_config(tree | {"objective": "half"})
     from luthier.cli.config import explained
 
     assert "What the loss is multiplied with." in explained("objective.halved.factor")[0]

@@ -11,6 +11,7 @@ How to add one: one file here with one class, one line in `plugins.BUILT_IN["ada
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,9 +129,9 @@ class AdapterPart(Part):
     def after_step(self, model: nn.Module, step: int) -> None:
         """Nothing to do."""
 
+    @abstractmethod
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Each kind writes its own."""
-        raise NotImplementedError
 
     def checkpoint(self, model: PreTrainedModel, folder: Path) -> None:
         """What is saved is all there is."""

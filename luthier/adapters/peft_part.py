@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,9 +22,9 @@ class PeftPart(AdapterPart):
     same: ClassVar[tuple[str, ...]]
     """The settings of peft that a model which already carries an adapter must share with the config."""
 
+    @abstractmethod
     def peft_settings(self, model: Any, run: Run) -> Any:
         """The `PeftConfig` of a new adapter on a plain model."""
-        raise NotImplementedError
 
     def attach(self, model: PreTrainedModel, run: Run = UNKNOWN_RUN) -> PreTrainedModel:
         """Add the adapter; a model that already carries one of the same settings goes on with it.

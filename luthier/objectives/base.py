@@ -10,6 +10,7 @@ How to add one: one file here with one class, one line in `plugins.BUILT_IN["obj
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -60,9 +61,9 @@ class Objective(Part):
         """What else it asks of the run."""
         return Needs()
 
+    @abstractmethod
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The sequences a row gives. Raises RowError for a row this objective cannot learn from."""
-        raise NotImplementedError
 
     def companions(self, examples: Sequence[Example]) -> list[Example] | None:
         """Another example for each one, whose statistics a step takes before its loss; None: it takes none."""
@@ -72,13 +73,13 @@ class Objective(Part):
         """Sums over a batch of companions; summed over the whole step, the losses find them in `batch.step`."""
         return {}
 
+    @abstractmethod
     def units(self, batch: Batch) -> int:
         """How many units the loss of this batch sums over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss as a sum over units, and further sums to report per unit."""
-        raise NotImplementedError
 
 
 def hint(content: Content) -> str:

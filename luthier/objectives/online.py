@@ -7,6 +7,7 @@ answers are used more than once) and `reference` (that of the model before train
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -57,9 +58,9 @@ class Online(Objective):
             raise RowError("", "wrong-content", f"{self.type} learns from prompts and conversations; {hint(content)}")
         return [Tokens.unsupervised(renderer.prompt(task.asked.messages, task.asked.tools))]
 
+    @abstractmethod
     def advantages(self, rewards: Tensor) -> Tensor:
         """How much better each answer is than expected: rewards `[P, G]` of G answers to P prompts, to `[P, G]`."""
-        raise NotImplementedError
 
     def judged(self, example: Example) -> Example:
         """A group of answers once all its columns are known; those that estimate more than a baseline add them here."""

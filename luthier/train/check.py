@@ -25,7 +25,7 @@ Level = Literal["error", "warning", "note"]
 SHOWN = 5
 """Rows named per finding."""
 PARITY = 500
-"""Rows, evenly spread, whose prompts are rendered once more as serving would."""
+"""Rows at most, evenly spread, whose prompts are rendered once more as serving would."""
 
 _SPACE = re.compile(r"\s+")
 _GLUE = re.compile(r"</?think>")
@@ -103,7 +103,7 @@ def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: A
 
         findings += _each("mask", examples, lambda e: _mask(e, renderer, cut=was_cut(e)))
         findings += _each("end-of-turn", examples, lambda e: _end_of_turn(e, renderer, cut=was_cut(e)))
-        asked = [e for e in examples[:: max(1, len(examples) // PARITY)] if not was_cut(e)]
+        asked = [e for e in examples[:: max(1, -(-len(examples) // PARITY))] if not was_cut(e)]
         findings += _each("prompt", asked, lambda e: _prompt(e, renderer))
         findings += _stop_tokens(examples, renderer)
     if not data.held_out:

@@ -69,13 +69,12 @@ class Runs:
 
     config: Path
     steps: int
-    seed: int
 
     def start(self, folder: Path) -> subprocess.Popen[str]:
         return start("train", self.config, f"output.dir={folder}")
 
 
-def prepare(kind: str, folder: Path, *, times: int, seed: int) -> Runs:
+def prepare(kind: str, folder: Path, *, times: int) -> Runs:
     """A tiny model, rows for the objective, and a config of enough steps for so many kills."""
     from tests.conftest import build_model, build_tokenizer, chat_rows
     from tests.objectives.conftest import pair_rows, prompt_rows
@@ -95,7 +94,7 @@ def prepare(kind: str, folder: Path, *, times: int, seed: int) -> Runs:
         "output": {"dir": str(folder / "unused"), "keep": 2},
     } | {key: own[key] for key in ("adapter", "objective") if key in own}
     (folder / "config.json").write_text(json.dumps(tree), encoding="utf-8")
-    return Runs(folder / "config.json", steps, seed)
+    return Runs(folder / "config.json", steps)
 
 
 # ---- killing -----------------------------------------------------------------------------------------------------
@@ -201,7 +200,7 @@ def torture(
 ) -> list[str]:
     """Kill runs of a kind so many times; returns what is not as in an uninterrupted run."""
     dice = random.Random(f"{kind} {seed}")
-    runs, whole, parts = prepare(kind, folder, times=times, seed=seed), folder / "whole", folder / "parts"
+    runs, whole, parts = prepare(kind, folder, times=times), folder / "whole", folder / "parts"
     seconds = finish(runs, whole)
     kills = 0
     for moment in plan or moments(times, dice):
