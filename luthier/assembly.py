@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -15,7 +16,7 @@ from luthier.data.loader import Loader, LoaderLike
 from luthier.data.pack import Batch, Example
 from luthier.data.processor import Prepared
 from luthier.distributed.strategy import Strategy
-from luthier.errors import ModelError
+from luthier.errors import ModelError, OutOfMemory
 from luthier.evaluate.evaluator import EvaluatorLike
 from luthier.inference.hf import HfEngine
 from luthier.models.find import find
@@ -27,9 +28,10 @@ from luthier.objectives.base import Objective
 from luthier.objectives.online import Online
 from luthier.rollout.rewards import Reward
 from luthier.rollout.source import Rollouts
-from luthier.system.hardware import choose_precision
-from luthier.train.check import Ready, Report
+from luthier.system.hardware import choose_precision, held_memory_bytes, is_out_of_memory, memory_limit
+from luthier.train.check import Finding, Ready, Report
 from luthier.train.checkpoint import Checkpoints, Trained
+from luthier.train.fit import Fit, choose, measure
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.groups import parameter_groups
 from luthier.train.proof import check_model, check_training
@@ -58,22 +60,23 @@ class Assembly:
     ) -> None:
         self.config, self.ready, self.strategy = config, ready, strategy
         self.models, self.evaluator = models, evaluator
+        self.findings: list[Finding] = []
         self.adapter = cast(Adapter, config.adapter)
         self.objective = cast(Objective, config.objective)
         self.precision = choose_precision(config.train.precision, strategy.device.type)
         halves = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
         self.dtype = "float32" if self.adapter.trains_base else halves[self.precision]
 
-    def job(self, *, restart: bool = False) -> Job:
-        """Everything the loop needs, placed on the devices."""
+    def job(self, *, restart: bool = False, only: list[Example] | None = None) -> Job:
+        """Everything the loop needs, placed on the devices; of the training rows `only` these, and none held out."""
         config, strategy, needs = self.config, self.strategy, self.objective.needs
         seed_everything(config.train.seed, rank=0)  # the same new weights on every rank
         base = self.models.load(config.model, dtype=self.dtype, scores=needs.scores, bits=self.adapter.base_bits)
         virtual = self.adapter.virtual_tokens
-        findings = check_model(base, self.ready.data, self.ready.layout, virtual_tokens=virtual)
-        Report(findings, []).require_no_errors()
-        data = self._asked(base, _companioned(self.objective, self.ready.data))
-        rows = self._rows(data, rank=strategy.rank, ranks=strategy.ranks)
+        self._found(check_model(base, self.ready.data, self.ready.layout, virtual_tokens=virtual))
+        data = self.ready.data if only is None else replace(self.ready.data, train=only, held_out=[])
+        data = self._asked(base, _companioned(self.objective, data))
+        rows = self._rows(data)
         total_steps = self._total_steps(rows)
         model = self._adapted(base, rows, total_steps, restart=restart)
         forward = Forward(model, self.precision, embedding_noise=needs.embedding_noise, teacher=self._teacher())
@@ -82,8 +85,7 @@ class Assembly:
         groups = parameter_groups(model, self.adapter, **decays)
         optimizer = cast(OptimizerSettings, config.train.optimizer).build(groups)
         scaler = LossScaler(strategy.device.type) if self.precision == "fp16" else None
-        self.findings = check_training(model, forward, optimizer, data.train, self.ready.layout)
-        Report(self.findings, []).require_no_errors()
+        self._found(check_training(model, forward, optimizer, data.train, self.ready.layout))
         seed_everything(config.train.seed, rank=strategy.rank)
         loader, evaluate = self._loader(model, forward, data, rows)
         return Job(
@@ -100,6 +102,31 @@ class Assembly:
             evaluate=evaluate if data.held_out else None,
             observers=(),
         )
+
+    def _found(self, findings: list[Finding]) -> None:
+        """Keep them; refuse to go on where one is an error."""
+        self.findings += findings
+        Report(findings, []).require_no_errors()
+
+    def fit(self, most_bytes: int | None = None) -> Fit | None:
+        """Build a job over a few of its rows and, with `most_bytes`, make steps of them; both are thrown away.
+
+        Raises:
+            CheckFailed: it must not be trained; `findings` say why.
+            OutOfMemory: the model, or the smallest step, takes more than `most_bytes`.
+        """
+        import matplotlib.figure  # noqa: F401 - the end of a run draws, beside what training left in memory
+
+        rows = self._rows(self.ready.data)
+        chosen, process = choose(rows), held_memory_bytes()
+        try:
+            with memory_limit(most_bytes) if most_bytes else nullcontext():
+                job = self.job(restart=True, only=chosen.rows)
+                return measure(job, chosen, process=process, steps=self._total_steps(rows)) if most_bytes else None
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"not even the smallest step fits into memory: {error}") from error
 
     def _total_steps(self, rows: Loader) -> int:
         """Optimizer steps of the whole run."""
@@ -186,12 +213,11 @@ class Assembly:
 
         return replace(data, train=both(data.train), held_out=both(data.held_out))
 
-    def _rows(self, data: Prepared, *, rank: int, ranks: int) -> Loader:
+    def _rows(self, data: Prepared) -> Loader:
         """The order of the training rows, and this rank's share of them."""
-        train = self.config.train
-        return Loader(
-            data.train, batch_size=train.batch_size, seed=train.seed, layout=self.ready.layout, rank=rank, ranks=ranks
-        )
+        train, layout = self.config.train, self.ready.layout
+        ranks = {"rank": self.strategy.rank, "ranks": self.strategy.ranks}
+        return Loader(data.train, batch_size=train.batch_size, seed=train.seed, layout=layout, **ranks)
 
     def _loader(
         self, model: PreTrainedModel, forward: Forward, data: Prepared, rows: Loader

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -20,7 +21,9 @@ from luthier.config import RunConfig
 from luthier.data.pack import Layout
 from luthier.data.processor import DataProcessor, DataProcessorLike, Prepared
 from luthier.data.render import Renderer
+from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import StrategySettings, pick_device
+from luthier.errors import CheckFailed
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.objectives.base import Objective
@@ -33,13 +36,13 @@ from luthier.tracking.report import write_report
 from luthier.tracking.run import RunFolder, fingerprint
 from luthier.train.check import Ready, check_data
 from luthier.train.checkpoint import Checkpoints
+from luthier.train.fit import Fit
 from luthier.train.loop import Trainer, TrainerLike
 from luthier.train.observers.base import Observer
 from luthier.train.observers.log import Log
 from luthier.train.observers.save import Save
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.wrapped import settle
-from luthier.train.proof import check_model
 from luthier.train.state import State
 from luthier.train.step import Job
 
@@ -69,6 +72,13 @@ class Claim:
             self.folder.start(self.config, self.data, files, restart=restart)
         elif self.changes:
             self.folder.change(self.config, self.data, self.changes, files)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked(Ready):
+    """What the whole check knows, and what the run takes, where that was asked."""
+
+    fit: Fit | None
 
 
 class Stages:
@@ -166,14 +176,19 @@ class Factory:
         )
         return Ready(renderer, data, layout, report)
 
-    def check(self, config: RunConfig) -> Ready:
-        """The whole check, the model's part included; trains nothing and writes nothing."""
-        choose_precision(config.train.precision, pick_device(0).type)  # which refuses what this machine cannot
-        ready = self.prepare(config)
-        virtual = cast(Adapter, config.adapter).virtual_tokens
-        model = self.models.load(config.model)
-        findings = check_model(model, ready.data, ready.layout, virtual_tokens=virtual)
-        return replace(ready, report=ready.report.with_findings(findings))
+    def check(self, config: RunConfig, *, most_bytes: int | None = None) -> Checked:
+        """The whole check, the model's part included; what it trains is thrown away, and nothing is written.
+
+        With `most_bytes`, a few steps are made to see what the run takes, and stopped before they hold more.
+        """
+        device = pick_device(0)
+        choose_precision(config.train.precision, device.type)  # which refuses what this machine cannot
+        ready = self.prepare(config, device_type=device.type)
+        assembly = Assembly(config, ready, SingleStrategy(device), models=self.models, evaluator=self.evaluator)
+        fit = None
+        with suppress(CheckFailed):  # its findings say why
+            fit = assembly.fit(most_bytes)
+        return Checked(ready.renderer, ready.data, ready.layout, ready.report.with_findings(assembly.findings), fit)
 
     def claim(self, config: RunConfig, ready: Ready, *, restart: bool, allow_changes: bool = False) -> Claim:
         """The output folder, if this run may use it, with what will be recorded: config and a hash of the data.

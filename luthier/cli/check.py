@@ -1,35 +1,122 @@
-"""`luthier check CONFIG`: what would go wrong silently, in seconds."""
+"""`luthier check CONFIG`: what would go wrong silently, and whether the run fits into memory, in seconds."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from luthier.cli.train import ConfigFile, Overrides, read_any
 from luthier.config import RunConfig
+from luthier.errors import OutOfMemory, UserError
 
 if TYPE_CHECKING:
-    from luthier.train.check import Ready
+    from luthier.factory import Checked
+    from luthier.train.fit import Fit
+
+SPARE = 0.95
+"""The share of free memory that a run may take: the rest of the machine moves."""
 
 
-def check(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Refuse what would train wrongly, with file, line and row; show two rows as the model sees them."""
-    from luthier.cli.show import console
+def check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    *,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Make a few steps to see what the run takes of memory and time.")
+    ] = True,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory the run may take, such as 8GB; by default what is free here.")
+    ] = None,
+) -> None:
+    """Refuse what would train wrongly, with file, line and row; say what the run takes and what would make it fit."""
+    from luthier.cli.show import console, share_cores
 
-    ready = show_check(read_any(config, overrides or []))
-    steps = f"{len(ready.data.train)} rows, {sum(e.tokens for e in ready.data.train):,} tokens"
-    trained = sum(e.supervised for e in ready.data.train)
+    room = _bytes(memory)
+    run = read_any(config, overrides or [])
+    share_cores()
+    from luthier.system.hardware import room_bytes
+
+    most = int(SPARE * room_bytes())
+    try:
+        checked = show_check(run, most_bytes=most if probe else None)
+    except OutOfMemory as error:
+        console.print(f"  {error}", markup=False)
+        _propose(run, None, room or most, most)
+        return
+    steps = f"{len(checked.data.train)} rows, {sum(e.tokens for e in checked.data.train):,} tokens"
+    trained = sum(e.supervised for e in checked.data.train)
+    if checked.fit is not None:
+        _show_fit(checked.fit)
+        if not checked.fit.measured or checked.fit.peak > (room or most):
+            _propose(run, checked.fit, room or most, most)
     console.print(f"ok: {steps}, {trained:,} of them trained")
 
 
-def show_check(run: RunConfig) -> Ready:
+def show_check(run: RunConfig, *, most_bytes: int | None = None) -> Checked:
     """Check and print; raises CheckFailed when something must not be trained."""
     from luthier.cli import show
     from luthier.factory import Factory
 
-    ready = Factory().check(run)
-    show.readings(ready.data)
-    for sample in ready.report.samples:
+    checked = Factory().check(run, most_bytes=most_bytes)
+    show.readings(checked.data)
+    for sample in checked.report.samples:
         show.rendered(sample)
-    show.findings(ready.report)
-    ready.report.require_no_errors()
-    return ready
+    show.findings(checked.report)
+    checked.report.require_no_errors()
+    return checked
+
+
+def _bytes(memory: str | None) -> int | None:
+    from luthier.units import ByteSize
+
+    try:
+        return None if memory is None else ByteSize.parse(memory).bytes
+    except ValueError as error:
+        raise UserError(f"--memory: {error}") from None
+
+
+def _show_fit(fit: Fit) -> None:
+    """Memory by part, and time."""
+    from luthier.cli.show import console, table
+
+    rows = [(name, f"{size / 1e9:.2f}") for name, size in fit.parts()]
+    if fit.peak > sum(size for _, size in fit.parts()):
+        rows.append(("more while the model was loaded and checked", f"{fit.peak / 1e9:.2f}"))
+    how = "measured" if fit.measured else "extrapolated"
+    table("", ("memory at its peak", "GB"), [*rows, (f"together, {how}", f"{fit.peak / 1e9:.2f}")])
+    if fit.seconds_per_step is not None:
+        whole = fit.seconds_per_step * fit.steps
+        console.print(f"time: {fit.seconds_per_step:.2g} s a step, {fit.steps} steps: {_long(whole)}")
+
+
+def _long(seconds: float) -> str:
+    """A length of time as people say it."""
+    size, unit = next(
+        ((s, u) for s, u in ((86400, "days"), (3600, "hours"), (60, "minutes")) if seconds >= s), (1, "s")
+    )
+    return f"about {seconds / size:.2g} {unit}"
+
+
+def _propose(run: RunConfig, fit: Fit | None, room: int, most: int) -> None:
+    """Say that it does not fit, and try what would make it."""
+    from luthier.cli.show import COLOURS, console, table
+    from luthier.drive.fit import proposals
+
+    takes = "more than there is" if fit is None else f"{'' if fit.measured else 'about '}{fit.peak / 1e9:.2f} GB"
+    said = f"the run takes {takes} at its peak, and may take {room / 1e9:.2f} GB"
+    console.print(f"[{COLOURS['warning']}]  warning[/] memory: {said}; what would help:")
+    rows, answer = [], None
+    for tried in proposals(run, fit, room=room, most_bytes=most):
+        if tried.fit is None:
+            rows.append((tried.change, "", "", tried.reason.splitlines()[0]))
+            continue
+        fits = tried.fit.measured and tried.fit.peak <= room
+        answer = tried.change if fits else None
+        seconds = f"{tried.fit.seconds_per_step:.2g}" if tried.fit.seconds_per_step else ""
+        rows.append((tried.change, f"{tried.fit.peak / 1e9:.2f}", seconds, "fits" if fits else "does not fit"))
+    table("", ("change", "GB", "seconds a step", ""), rows)
+    if answer:
+        console.print(f"add to the command or the config: {answer}", markup=False)
+    else:
+        console.print("none of them fits; a smaller model, or a smaller data.max_length, is left")

@@ -102,17 +102,20 @@ class Loader:
     def steps(self, *, epoch: int = 0, position: int = 0) -> Iterator[Step]:
         """Steps without end, from a place in the data on."""
         for chosen, _, after in self.picks(epoch=epoch, position=position):
-            beside = [example.companion for example in chosen if example.companion]
-            companions = self.micro_batches(beside) if beside else ()
-            yield Step(self.micro_batches(chosen), tuple(chosen), *after, companions=companions)
+            yield self.step(chosen, after)
+
+    def step(self, rows: Sequence[Example], after: Place = (0, 0)) -> Step:
+        """One step of these rows."""
+        beside = [example.companion for example in rows if example.companion]
+        companions = self.micro_batches(beside) if beside else ()
+        return Step(self.micro_batches(rows), tuple(rows), *after, companions=companions)
 
     def smaller(self, step: Step) -> Step | None:
         """As long as a micro-batch holds more than one row."""
-        beside = [example.companion for example in step.examples if example.companion]
         if not self.halve(step.examples):
             return None
-        companions = self.micro_batches(beside) if beside else ()
-        return replace(step, micro_batches=self.micro_batches(step.examples), companions=companions)
+        smaller = self.step(step.examples, (step.epoch, step.position))
+        return replace(smaller, metrics=step.metrics)
 
     def halve(self, rows: Sequence[Example]) -> bool:
         """Halve the limits of a micro-batch, below what these rows reach; false where each has one of its own."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +19,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 LIBRARIES = ("luthier", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "pydantic", "sacrebleu")
 BUSY_SECONDS, BUSY_PERCENT = 0.3, 20.0
 """How long the use of all cores is watched, and from what share on others are at work here."""
+GROUP = Path("/sys/fs/cgroup")
+"""Where Linux keeps the limits of this group of processes."""
+LOOK_SECONDS = 0.05
+"""How often memory is looked at where it is limited."""
 CPU_TOKENS, GPU_TOKENS = 512, 8192
 """Tokens of one forward pass by default: past 512 a CPU gains no speed, only memory use."""
 
@@ -82,16 +89,86 @@ def _cpu_flags() -> str:
         return ""
 
 
+# ---- memory: of the GPU where there is one, else what of this process is resident -----------------------------------
+
+
+def held_memory_bytes() -> int:
+    """What this process holds now."""
+    import psutil
+    import torch
+
+    return int(torch.cuda.memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss)
+
+
 def peak_memory_bytes() -> int:
-    """The most memory this process has held, in bytes (resident, or on the GPU where there is one)."""
+    """The most that this process has held."""
     import torch
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    with suppress(OSError):  # what Linux says of resources counts the process that started this one too
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def restart_peak_memory() -> None:
+    """Let the peak be what is held now; only Linux and GPUs can do that."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def room_bytes() -> int:
+    """What this process may hold: what it does, and what is free on the GPU, the machine, and in its container."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return held_memory_bytes() + int(torch.cuda.mem_get_info()[0])
+    return held_memory_bytes() + min([int(psutil.virtual_memory().available), *_container_room()])
+
+
+def _container_room() -> list[int]:
+    """What is left of a limit that Linux sets for this group of processes."""
+    try:
+        most = (GROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = (GROUP / "memory.current").read_text(encoding="ascii")
+        return [] if most == "max" else [int(most) - int(used)]
+    except (OSError, ValueError):
+        return []
+
+
+@contextmanager
+def memory_limit(most_bytes: int) -> Iterator[None]:
+    """Raise MemoryError as soon as this process holds more, before the system ends a process that it chooses.
+
+    It is looked at between the operations of the main thread; elsewhere, and on systems without timers, nothing is.
+    """
+    import threading
+
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def look(*_: object) -> None:
+        if (holds := held_memory_bytes()) > most_bytes:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise MemoryError(f"{holds / 1e9:.2f} GB are held, more than {most_bytes / 1e9:.2f} GB")
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def is_out_of_memory(error: Exception) -> bool:

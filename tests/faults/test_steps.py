@@ -208,7 +208,6 @@ def test_other_errors_are_not_taken_for_memory(run_config: Make, monkeypatch: py
 
 LIMITED = """
 import resource, sys
-import matplotlib.figure  # what is drawn at the end is not what is short of memory
 import luthier
 from luthier.config import read_config
 from luthier.train.observers.base import Observer
@@ -218,7 +217,11 @@ class Limit(Observer):
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), -1))
     def on_notice(self, state, text):
-        print(text)
+        print(text, flush=True)
+    def on_step(self, progress):
+        if progress.last:  # what is measured and drawn at the end is not what is short of memory
+            resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        return False
 
 luthier.Factory().fine_tune(read_config(sys.argv[1]), observers=[Limit()])
 """

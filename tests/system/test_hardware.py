@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +23,11 @@ from luthier.system.hardware import (
     bf16_is_native,
     choose_precision,
     environment,
+    held_memory_bytes,
+    memory_limit,
     micro_batch_tokens,
     peak_memory_bytes,
+    restart_peak_memory,
     share_busy_cores,
 )
 
@@ -95,3 +104,59 @@ def test_peak_memory_is_in_bytes() -> None:
 
     held = psutil.Process().memory_info().rss
     assert 0.9 * held < peak_memory_bytes() < 100 * held
+
+
+def test_memory_is_limited_between_operations() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    kept = []
+    with pytest.raises(MemoryError, match="GB are held, more than"), memory_limit(held_memory_bytes() + 100_000_000):
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            kept.append(bytearray(20_000_000) if len(kept) < 10 else b"")
+            time.sleep(0.01)
+    assert 3 <= len(kept) < 500
+    assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    with memory_limit(held_memory_bytes() + 10**9):
+        time.sleep(0.12)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_memory_is_not_limited_where_signals_do_not_come() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        with memory_limit(1):
+            time.sleep(0.12)
+        done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+PEAK = "from luthier.system.hardware import peak_memory_bytes; print(peak_memory_bytes())"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_peak_is_that_of_this_process() -> None:
+    """Not of the one that started it, and since it was last restarted."""
+    fat = bytearray(1_500_000_000)
+    fat[::4096] = b"x" * len(range(0, len(fat), 4096))
+    child = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert int(child.stdout) < 1_000_000_000 < peak_memory_bytes()
+    del fat
+    restart_peak_memory()
+    assert peak_memory_bytes() < held_memory_bytes() + 200_000_000
+
+
+def test_the_room_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = hardware.room_bytes()
+    assert free > held_memory_bytes()
+    for most, room in (("max", []), ("3000", [1000]), ("nonsense", [])):
+        (tmp_path / "memory.max").write_text(f"{most}\n")
+        (tmp_path / "memory.current").write_text("2000\n")
+        monkeypatch.setattr(hardware, "GROUP", tmp_path)
+        assert hardware._container_room() == room
+    monkeypatch.setattr(hardware, "_container_room", lambda: [1000])
+    assert hardware.room_bytes() < held_memory_bytes() + 50_000_000
