@@ -6,11 +6,14 @@ import datetime
 import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +43,48 @@ def _cpuinfo() -> list[str]:
 
 def alpaca_rows() -> Path:
     """999 English instruction rows from the source package of llamafactory 0.9.5, downloaded once."""
-    target = home() / "benchmarks" / "alpaca_en_demo.json"
+    target = _cache("alpaca_en_demo.json")
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as scratch:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
-            subprocess.run([*command, "--dest", scratch, "llamafactory==0.9.5"], check=True)
-            with tarfile.open(next(Path(scratch).glob("*.tar.gz"))) as archive:
-                member = next(m for m in archive.getmembers() if m.name.endswith("data/alpaca_en_demo.json"))
-                content = archive.extractfile(member)
-                assert content is not None
-                target.write_bytes(content.read())
+        with _downloaded("llamafactory==0.9.5", "--no-binary=:all:") as package, tarfile.open(package) as archive:
+            member = next(m for m in archive.getmembers() if m.name.endswith("data/alpaca_en_demo.json"))
+            content = archive.extractfile(member)
+            assert content is not None
+            target.write_bytes(content.read())
     return target
+
+
+def chatterbot_rows() -> Path:
+    """897 English questions with answers from chatterbot-corpus 1.3.3, each pair once, in a shuffled order."""
+    target = _cache("chatterbot_en.jsonl")
+    if not target.exists():
+        import yaml
+
+        rows: dict[tuple[str, str], None] = {}
+        with _downloaded("chatterbot-corpus==1.3.3") as package, zipfile.ZipFile(package) as archive:
+            for name in sorted(n for n in archive.namelist() if "/english/" in n and n.endswith(".yml")):
+                for said in yaml.safe_load(archive.read(name))["conversations"]:
+                    asked, *answers = (str(text).strip() for text in said if text)
+                    if answers and asked != answers[0]:
+                        rows[asked, answers[0]] = None
+        shuffled = random.Random(0).sample([*rows], len(rows))
+        lines = [json.dumps({"prompt": asked, "completion": answer}) for asked, answer in shuffled]
+        target.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return target
+
+
+def _cache(name: str) -> Path:
+    folder = home() / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+@contextmanager
+def _downloaded(requirement: str, *options: str) -> Iterator[Path]:
+    """A package from the index in use, for as long as it is read."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *options, "--dest", scratch]
+        subprocess.run([*command, requirement], check=True)
+        yield next(Path(scratch).iterdir())
 
 
 def in_process(module: str, *arguments: str) -> dict[str, Any]:

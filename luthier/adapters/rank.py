@@ -33,20 +33,23 @@ FEWEST, MOST = 2, 16
 WIDTH = 4
 """Directions looked at, and the largest rank, in multiples of the budget's rank."""
 FILE = "ranks.json"
-START = 3**-0.5
-"""Length of each row of the first A: that of a random one."""
+SAMPLE = 256
+"""Inputs of each layer that are kept, to see how much of them a direction takes up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of one adapted layer: sizes, leading singular values of its gradient, what all of them amount to, directions."""
+    """Of one adapted layer: sizes, leading singular values of its gradient, what all of them amount to, first rows.
+
+    `rows` `[k, in]` are right singular vectors, each as long as it must be to answer the layer's inputs as loudly as
+    a random row of A does, so that a learning rate means the same.
+    """
 
     inputs: int
     outputs: int
     values: Tensor
     total: float
-    directions: Tensor
-    """Right singular vectors `[k, in]`."""
+    rows: Tensor
 
     @property
     def cost(self) -> int:
@@ -89,10 +92,13 @@ class _Sketch:
         self.random = torch.randn(self.inputs, width, generator=generator)
         self.table: Tensor | None = None
         self.basis: Tensor | None = None
+        self.sample: list[Tensor] = []
 
     def add(self, inputs: Tensor, slope: Tensor) -> None:
         """One pass: inputs `[N, in]` and the gradient at the outputs `[N, out]`."""
         x, g = inputs.float(), slope.float()
+        if self.basis is None and sum(map(len, self.sample)) < SAMPLE:
+            self.sample.append(x[:: max(1, 4 * len(x) // SAMPLE)].clone())  # of four micro-batches or more
         part = g.T @ (x @ self.random.to(x)) if self.basis is None else (g @ self.basis.to(g)).T @ x
         self.table = part if self.table is None else self.table + part
 
@@ -104,14 +110,22 @@ class _Sketch:
             self.basis, self.table = torch.linalg.qr(self.table)[0], None
 
     def measured(self) -> Measured:
-        """Singular values and right singular vectors of Q Q^T G."""
+        """Singular values and right singular vectors of Q Q^T G.
+
+        The entries of a random row of A are uniform within 1 / sqrt(in) (He et al. 2015, as peft draws them): its
+        squared answer to x is |x|^2 / (3 in) in the mean.
+        """
         import torch
 
         if self.table is None:
             return Measured(self.inputs, self.outputs, torch.zeros(0), 0.0, torch.zeros(0, self.inputs))
         _, values, directions = torch.linalg.svd(self.table, full_matrices=False)
         total = float(values.pow(2).sum())
-        return Measured(self.inputs, self.outputs, values.cpu(), total, directions.cpu())
+        seen = torch.cat(self.sample)
+        usual = seen.pow(2).sum(-1).mean() / (3 * self.inputs)
+        loud = (seen @ directions.T).pow(2).mean(0)
+        rows = directions * (usual / loud.clamp_min(1e-6 * usual)).sqrt()[:, None]
+        return Measured(self.inputs, self.outputs, values.cpu(), total, rows.cpu())
 
 
 @contextmanager
@@ -175,7 +189,7 @@ def begin(model: Any, measured: Mapping[str, Measured]) -> None:
     for name, layer in layers(model):
         weight = layer.lora_A[NAME].weight
         with torch.no_grad():
-            weight.copy_(measured[name].directions[: len(weight)] * START)
+            weight.copy_(measured[name].rows[: len(weight)])
     _KNOWN[model] = {
         _short(name): {"rank": 0, "singular_values": [float(f"{v:.4g}") for v in own.values[:SHOWN]], "share": 0.0}
         for name, own in measured.items()

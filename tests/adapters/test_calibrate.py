@@ -79,7 +79,7 @@ def test_every_rank_is_shown_the_same(shown: Any) -> None:
     for strategy in (SingleStrategy(torch.device("cpu")), Second(torch.device("cpu"))):
         factory = luthier.Factory()
         assembly = Assembly(config, ready, strategy, models=factory.models, evaluator=factory.evaluator)
-        rows = assembly._rows(ready.data, rank=strategy.rank, ranks=strategy.ranks)
+        rows = assembly._rows(ready.data)
         seen: list[list[int]] = []
         embeddings = model.get_input_embeddings()
         hook = embeddings.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0].tolist()))

@@ -15,7 +15,7 @@ import luthier
 from luthier.adapters.base import Run
 from luthier.adapters.lora import Lora
 from luthier.adapters.lora_init import layers
-from luthier.adapters.rank import Measured, choose, measure
+from luthier.adapters.rank import Measured, _Sketch, choose, measure
 from luthier.errors import Interrupted, ModelError
 from tests.conftest import build_model
 from tests.invariance.test_resume import StopAt, tensors
@@ -55,9 +55,32 @@ def test_the_sketch_is_the_spectrum_of_the_gradient() -> None:
         own = found[f"base_model.model.{name}"]
         _, values, directions = torch.linalg.svd(gradient)
         assert torch.allclose(own.values[:4], values[:4], rtol=0.05)
-        overlap = (own.directions[:2] @ directions[:2].T).svd().S
+        found_directions = torch.nn.functional.normalize(own.rows[:2])
+        overlap = (found_directions @ directions[:2].T).svd().S
         assert overlap.min() > 0.95, name
         assert (own.inputs, own.outputs) == (gradient.shape[1], gradient.shape[0])
+
+
+def test_first_rows_answer_as_loudly_as_random_ones() -> None:
+    """On inputs of which some numbers are a hundred times the others, as language models have them."""
+    generator = torch.Generator().manual_seed(0)
+    stretch = torch.ones(60)
+    stretch[7] = 100
+    linear: Any = torch.nn.Linear(60, 20, bias=False)
+    linear.get_base_layer = lambda: linear
+    sketch = _Sketch(linear, 8)
+    given = [
+        (torch.randn(90, 60, generator=generator) * stretch, torch.randn(90, 20, generator=generator)) for _ in "123"
+    ]
+    for second in (False, True):
+        if second:
+            sketch.settle()
+        for inputs, slope in given:
+            sketch.add(inputs, slope)
+    everything = torch.cat([inputs for inputs, _ in given])
+    random = torch.nn.init.kaiming_uniform_(torch.empty(2000, 60), a=5**0.5, generator=generator)  # as peft does
+    loud, usual = ((everything @ rows.T).pow(2).mean(0) for rows in (sketch.measured().rows, random))
+    assert torch.allclose(loud, usual.mean().expand_as(loud), rtol=0.15)
 
 
 def test_measuring_leaves_nothing_behind() -> None:
