@@ -28,7 +28,7 @@ from luthier.objectives.base import Objective
 from luthier.objectives.online import Online
 from luthier.rollout.rewards import Reward
 from luthier.rollout.source import Rollouts
-from luthier.system.hardware import choose_precision, held_memory_bytes, is_out_of_memory, memory_limit
+from luthier.system.hardware import choose_precision, free_memory, held_memory_bytes, is_out_of_memory, memory_limit
 from luthier.train.check import Finding, Ready, Report
 from luthier.train.checkpoint import Checkpoints, Trained
 from luthier.train.fit import Fit, choose, measure
@@ -73,13 +73,15 @@ class Assembly:
         seed_everything(config.train.seed, rank=0)  # the same new weights on every rank
         base = self.models.load(config.model, dtype=self.dtype, scores=needs.scores, bits=self.adapter.base_bits)
         virtual = self.adapter.virtual_tokens
-        self._found(check_model(base, self.ready.data, self.ready.layout, virtual_tokens=virtual))
+        answer = self.objective.max_new_tokens if isinstance(self.objective, Online) else 0
+        taken = {"virtual_tokens": virtual, "answer_tokens": answer}
+        self._found(check_model(base, self.ready.data, self.ready.layout, **taken))
+        total_steps = self._total_steps(self._rows(self.ready.data))
         data = self.ready.data if only is None else replace(self.ready.data, train=only, held_out=[])
         data = self._asked(base, _companioned(self.objective, data))
         rows = self._rows(data)
-        total_steps = self._total_steps(rows)
         model = self._adapted(base, rows, total_steps, restart=restart)
-        forward = Forward(model, self.precision, embedding_noise=needs.embedding_noise, teacher=self._teacher())
+        forward = Forward(model, self.precision, embedding_noise=needs.embedding_noise, teacher=self._teacher)
         wrapped = strategy.prepare(model)
         decays = {"weight_decay": config.train.weight_decay, "layer_decay": config.train.layer_decay}
         groups = parameter_groups(model, self.adapter, **decays)
@@ -126,7 +128,7 @@ class Assembly:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemory(f"not even the smallest step fits into memory: {error}") from error
+            raise OutOfMemory(f"the model does not fit into memory: {error}") from error
 
     def _total_steps(self, rows: Loader) -> int:
         """Optimizer steps of the whole run."""
@@ -162,21 +164,45 @@ class Assembly:
         return model
 
     def _calibrate(self, model: Any, rows: Loader) -> Iterator[None]:
-        """What `Run.calibrate` promises. All ranks see all rows, so that they come to the same conclusions."""
+        """What `Run.calibrate` promises. All ranks see all rows, so that they come to the same conclusions.
+
+        In evaluation mode no layer is computed again: where that is to save memory, micro-batches are smaller here.
+
+        Raises:
+            OutOfMemory: a micro-batch does not fit.
+        """
         layout = rows.layout if rows.layout.packing else replace(rows.layout, rows=1)  # no padding
+        if self.config.train.gradient_checkpointing:
+            layout = replace(layout, tokens=layout.tokens // 4, rows=layout.rows and max(layout.rows // 4, 1))
         alone = Loader(rows.examples, batch_size=rows.batch_size, seed=rows.seed, layout=layout)
         model.to(self.strategy.device)
-        forward, objective = Forward(model, self.precision), self.objective
+        forward = Forward(model, self.precision, teacher=self._teacher)
         for step in alone.steps():
-            noted = statistics(objective, forward, model, step, self.strategy.device)
+            noted = statistics(self.objective, forward, model, step, self.strategy.device)
             for batch in step.micro_batches:
-                here = replace(batch, step=noted).to(self.strategy.device)
-                model.zero_grad(set_to_none=True)
-                total, _ = objective.loss(forward(model, here), here)
-                if total.requires_grad:
-                    (total / max(objective.units(here), 1)).backward()  # type: ignore[no-untyped-call]
+                try:
+                    self._passed(model, forward, replace(batch, step=noted).to(self.strategy.device))
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise OutOfMemory(
+                        f"out of memory while adapter ({self.adapter.type}) measured the training rows, "
+                        f"{batch.ids.numel()} tokens at once; a smaller train.micro_batch_tokens or data.max_length "
+                        "helps, or one that measures nothing, such as adapter.rank: 8"
+                    ) from error
                 yield
 
+    def _passed(self, model: Any, forward: Forward, batch: Batch) -> None:
+        """One pass, and back where gradients are asked for."""
+        import torch
+
+        model.zero_grad(set_to_none=True)
+        output = forward(model, batch)
+        if torch.is_grad_enabled():
+            total, _ = self.objective.loss(output, batch)
+            (total / max(self.objective.units(batch), 1)).backward()  # type: ignore[no-untyped-call]
+
+    @cached_property
     def _teacher(self) -> Callable[[Batch], Output] | None:
         """What answers each batch beside the model, where the objective asks for a teacher.
 
@@ -224,7 +250,7 @@ class Assembly:
     ) -> tuple[LoaderLike, Callable[[], Mapping[str, float]]]:
         """Where the steps come from, and how the held-out rows are measured."""
         if not isinstance(self.objective, Online):
-            return rows, lambda: self.evaluator.loss(model, forward, self.objective, data.held_out, self.ready.layout)
+            return rows, lambda: self._measured(model, forward, data.held_out, rows)
         rewards = [cast(Reward, reward) for reward in self.objective.rewards]
         rollouts = Rollouts(
             rows,
@@ -235,6 +261,18 @@ class Assembly:
             ask=self._answer_columns(self.objective, model, forward),
         )
         return rollouts, lambda: rollouts.measure(data.held_out)
+
+    def _measured(
+        self, model: PreTrainedModel, forward: Forward, held_out: list[Example], rows: Loader
+    ) -> Mapping[str, float]:
+        """What held-out rows say, cut as the training rows are; both smaller where memory does not suffice."""
+        while True:
+            try:
+                return self.evaluator.loss(model, forward, self.objective, held_out, rows.layout)
+            except Exception as error:
+                if not is_out_of_memory(error) or not rows.halve(held_out):
+                    raise
+            free_memory(self.strategy.device)
 
     def _answer_columns(
         self, objective: Online, model: Any, forward: Forward

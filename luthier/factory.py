@@ -9,9 +9,9 @@ Each of the four parts can be replaced by any object with the same methods:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -27,7 +27,7 @@ from luthier.errors import CheckFailed
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.objectives.base import Objective
-from luthier.system.files import refused_writes_of, write_text
+from luthier.system.files import refused_writes_of, sha256_of, write_text
 from luthier.system.hardware import choose_precision, environment, micro_batch_tokens, peak_memory_bytes
 from luthier.tracking.base import Tracker, TrackerSettings
 from luthier.tracking.jsonl import Jsonl
@@ -35,7 +35,7 @@ from luthier.tracking.plot import plot_loss
 from luthier.tracking.report import write_report
 from luthier.tracking.run import RunFolder, fingerprint
 from luthier.train.check import Ready, check_data
-from luthier.train.checkpoint import Checkpoints
+from luthier.train.checkpoint import Checkpoints, Trained, verify
 from luthier.train.fit import Fit
 from luthier.train.loop import Trainer, TrainerLike
 from luthier.train.observers.base import Observer
@@ -128,7 +128,8 @@ class Factory:
         stages = stages or Stages()
         RunFolder(config.output.dir).require_free(restart=restart)
         strategy = cast(StrategySettings, config.parallel).open()
-        try:
+        with ExitStack() as held:
+            held.callback(strategy.close)
             stages.stage("reading and rendering the data")
             ready = self.prepare(config, device_type=strategy.device.type)
             stages.report(ready)
@@ -145,6 +146,8 @@ class Factory:
                 stages.stage(f"warning: {finding}")
             ready = replace(ready, report=ready.report.with_findings(assembly.findings))
             if strategy.rank == 0:
+                held.enter_context(claim.folder.lock())
+                claim.folder.require_free(restart=restart)  # again: the one who had it may have finished
                 claim.take(_files(config, ready), restart=restart)
             strategy.barrier()
             job = _resume(job, checkpoints, stages)
@@ -152,12 +155,10 @@ class Factory:
             stages.stage(f"training {_counts(job)}")
             state = self.trainer.train(job)
             stages.stage("measuring and saving the tuned model")
-            metrics = self._finish(config, ready, job, checkpoints, state)
+            metrics = self._finish(config, ready, job, checkpoints, state, stages)
             if strategy.rank == 0:
                 claim.folder.finish()
             return FineTuned(job.trained.model, metrics)
-        finally:
-            strategy.close()
 
     def prepare(self, config: RunConfig, *, device_type: str = "cpu") -> Ready:
         """Tokenizer, data and the check of both; nothing is written."""
@@ -186,7 +187,8 @@ class Factory:
         ready = self.prepare(config, device_type=device.type)
         assembly = Assembly(config, ready, SingleStrategy(device), models=self.models, evaluator=self.evaluator)
         fit = None
-        with suppress(CheckFailed):  # its findings say why
+        with suppress(CheckFailed):  # its findings say why; what cannot be learnt from is not shown to a model
+            ready.report.require_no_errors()
             fit = assembly.fit(most_bytes)
         return Checked(ready.renderer, ready.data, ready.layout, ready.report.with_findings(assembly.findings), fit)
 
@@ -197,24 +199,21 @@ class Factory:
             OutputError: it holds another run, or what this run is made from; nothing was written.
         """
         folder = RunFolder(config.output.dir)
-        resolved, data_id = config.model_dump(mode="json"), _data_id(ready.data)
+        resolved = config.model_dump(mode="json")
+        named = list(_on_disk(resolved["objective"]))
+        data_id = _data_id(ready.data, [path for path in named if path.is_file()])
         sources = [*config.data.train, *(config.data.held_out if isinstance(config.data.held_out, list) else [])]
         changes = folder.require_free_or_same(resolved, data_id, restart=restart, allow_changes=allow_changes)
-        folder.require_outside([config.model.path, config.model.chat_template, *(source.path for source in sources)])
+        needed = [config.model.path, config.model.chat_template, *(source.path for source in sources)]
+        folder.require_outside([*needed, *map(str, named)])
         return Claim(folder, resolved, data_id, changes)
 
     def _finish(
-        self, config: RunConfig, ready: Ready, job: Job, checkpoints: Checkpoints, state: State
+        self, config: RunConfig, ready: Ready, job: Job, checkpoints: Checkpoints, state: State, stages: Stages
     ) -> dict[str, float]:
         """Choose the final weights, measure them, write them and the report."""
         trained, folder = job.trained, Path(config.output.dir)
-        best = state.best_step if config.output.final == "best" else None
-        final = state.step
-        if best is not None and best != state.step and best in checkpoints.steps():
-            trained.load(checkpoints.path(best))
-            final = best
-        else:
-            settle(trained.optimizer)
+        final = _final_weights(config, trained, checkpoints, state, stages)
         trained.model.eval()
         metrics: dict[str, float] = {"steps": state.step, "tokens": state.tokens, "final_step": final}
         if job.evaluate is not None:
@@ -233,6 +232,19 @@ class Factory:
         return metrics
 
 
+def _final_weights(config: RunConfig, trained: Trained, checkpoints: Checkpoints, state: State, stages: Stages) -> int:
+    """Put the weights that are kept into the model: of the best evaluation, or the last; returns their step."""
+    best = state.best_step
+    if config.output.final == "best" and best is not None and best != state.step:
+        path = checkpoints.path(best)
+        if (fault := verify(path)) is None:
+            trained.load(path)
+            return best
+        stages.stage(f"warning: {path}, the best, is damaged ({fault}); the last weights are kept")
+    settle(trained.optimizer)
+    return state.step
+
+
 def _as_rendered(config: RunConfig, renderer: Renderer) -> RunConfig:
     """The config with the template's options that were in force, also where they came from the run it starts from."""
     model = config.model.model_copy(update={"template_options": renderer.options})
@@ -242,7 +254,7 @@ def _as_rendered(config: RunConfig, renderer: Renderer) -> RunConfig:
 def _resume(job: Job, checkpoints: Checkpoints, stages: Stages) -> Job:
     """The job from its newest good checkpoint on."""
     for path, fault in checkpoints.remove_damaged(job.trained.strategy).items():
-        stages.stage(f"warning: {path} is damaged ({fault}); going back to an older one")
+        stages.stage(f"warning: {path} is damaged ({fault}) and was removed")
     newest = checkpoints.newest()
     if newest is None:
         return job
@@ -271,10 +283,29 @@ def _counts(job: Job) -> str:
     return f"{count:,} of {total:,} parameters ({100 * count / total:.2f} %) for {job.total_steps} steps"
 
 
-def _data_id(data: Prepared) -> str:
-    """A hash of every id and weight that the result depends on, in order."""
+def _on_disk(tree: object) -> Iterator[Path]:
+    """What a part of a config names on this machine: a teacher, reward models, files with code."""
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        yield from (path for value in tree for path in _on_disk(value))
+    elif isinstance(tree, str) and tree:
+        with suppress(OSError, ValueError):  # regular expressions are texts too
+            if (path := Path(tree).expanduser()).exists():
+                yield path
+
+
+def _data_id(data: Prepared, files: Sequence[Path]) -> str:
+    """A hash of what the result depends on, in order: files of code, ids, weights, and what else rows say."""
     rows = [*data.train, *data.held_out]  # held-out rows choose the best checkpoint
-    return fingerprint(t.ids.tobytes().hex() + t.weights.tobytes().hex() for e in rows for t in e.sequences)
+
+    def parts() -> Iterator[str]:
+        yield from map(sha256_of, files)
+        for row in rows:
+            yield json.dumps(asdict(row.content), sort_keys=True, default=str)
+            yield from (t.ids.tobytes().hex() + t.weights.tobytes().hex() for t in row.sequences)
+
+    return fingerprint(parts())
 
 
 def _files(config: RunConfig, ready: Ready) -> dict[str, str]:

@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from luthier.config import RunConfig
 from luthier.plugins import Part
@@ -44,6 +44,18 @@ class Run:
 
 
 UNKNOWN_RUN = Run()
+
+
+class Learnt(Protocol):
+    """What an adapter may know of the objective, to refuse what cannot work."""
+
+    type: str
+    online: ClassVar[bool]
+    """Whether rows only ask, so that they teach nothing before they are answered."""
+
+    @property
+    def needs(self) -> Any:
+        """`needs.scores`: whether the model has a head of one number instead of its language head."""
 
 
 @runtime_checkable

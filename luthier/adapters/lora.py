@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
 from luthier.adapters import lora_init, rank
-from luthier.adapters.base import UNKNOWN_RUN, Run, peft_task
+from luthier.adapters.base import UNKNOWN_RUN, Learnt, Run, peft_task
 from luthier.adapters.peft_part import PeftPart, TargetModules
+from luthier.config import RunConfig
 from luthier.errors import ModelError
 
 if TYPE_CHECKING:
@@ -83,6 +84,15 @@ class Lora(PeftPart):
         return self
 
     # ---- attaching ---------------------------------------------------------------------------------------------
+
+    def refusal(self, config: RunConfig) -> str | None:
+        """Ranks are measured on what rows teach."""
+        objective = cast(Learnt, config.objective)
+        if self.rank == "auto" and objective.online:
+            return (
+                f"rank: auto measures gradients of rows, and those of {objective.type} have no answers; write rank: 8"
+            )
+        return None
 
     @property
     def usual_rank(self) -> int:

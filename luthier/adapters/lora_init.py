@@ -190,6 +190,13 @@ def eva(model: Any, run: Run) -> None:
                 "tokens in a micro-batch (train.micro_batch_tokens), a lower rank, or start from another one"
             )
 
+    largest = min(layer.in_features for _, layer in layers(model))
+    settings = model.peft_config[NAME]
+    if settings.r * settings.eva_config.rho > largest:
+        raise ModelError(
+            f"adapter.rank: {settings.r} times eva_rho ({settings.eva_config.rho:g}) is more than the {largest} inputs "
+            "of the narrowest layer, which has no more directions; lower one of them"
+        )
     with _quiet():
         initialize_lora_eva_weights(
             model,

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from luthier.adapters.base import Run, peft_task
 from luthier.adapters.peft_part import PeftPart, TargetModules
+from luthier.errors import ModelError
 
 
 class Oft(PeftPart):
@@ -21,6 +22,19 @@ class Oft(PeftPart):
 
     learning_rates: ClassVar[tuple[float, float]] = (1e-6, 1e-2)
     same: ClassVar[tuple[str, ...]] = ("oft_block_size", "target_modules")
+
+    def add(self, model: Any, settings: Any) -> Any:
+        """The rotations; peft would take another size of block where this one does not divide."""
+        from peft.tuners.oft.layer import OFTLayer
+
+        tuned = super().add(model, settings)
+        for name, module in tuned.named_modules():
+            if isinstance(module, OFTLayer) and module.in_features % self.oft_block_size:
+                raise ModelError(
+                    f"adapter.oft_block_size: {self.oft_block_size} does not divide the {module.in_features} inputs of "
+                    f"{name.removeprefix('base_model.model.')}; write a number that divides those of every layer"
+                )
+        return tuned
 
     def peft_settings(self, model: Any, run: Run) -> Any:
         """An OFTConfig."""

@@ -61,8 +61,11 @@ def measure(model: Any, run: Run, *, rank: int) -> dict[str, Measured]:
     """The spectrum of each adapted layer's gradient on the first training rows.
 
     Raises:
-        ModelError: the rows give no gradient.
+        ModelError: the rows give no gradient, or a layer is not linear.
     """
+    for name, layer in layers(model):
+        if NAME not in layer.lora_A:
+            raise ModelError(f"adapter.rank: auto measures linear layers, and {_short(name)} is none; write a number")
     count = max(FEWEST, min(MOST, int(SHARE * run.micro_batches / 2)))
     found = {name: _Sketch(layer, WIDTH * rank) for name, layer in layers(model)}
     for first in (True, False):
@@ -85,8 +88,7 @@ class _Sketch:
         import torch
 
         self.layer = layer
-        weight = layer.get_base_layer()
-        self.inputs, self.outputs = weight.in_features, weight.out_features
+        self.inputs, self.outputs = layer.in_features, layer.out_features
         width = min(width, self.inputs, self.outputs)
         generator = torch.Generator().manual_seed(0)
         self.random = torch.randn(self.inputs, width, generator=generator)

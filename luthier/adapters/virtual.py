@@ -6,11 +6,11 @@ Rows with virtual tokens cannot share a row of a micro-batch, so they are padded
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
-from luthier.adapters.base import Run, peft_task
+from luthier.adapters.base import Learnt, Run, peft_task
 from luthier.adapters.peft_part import WEIGHTS, PeftPart
 from luthier.config import RunConfig
 from luthier.errors import ModelError
@@ -80,7 +80,18 @@ def _computed(model: Any) -> bool:
     return len(list(_encoder(model).parameters())) > 1
 
 
-class Prompt(Virtual):
+class Embedded(Virtual):
+    """Virtual tokens that are embeddings, which a model that scores would count as tokens of the row."""
+
+    def refusal(self, config: RunConfig) -> str | None:
+        """Models that score would take the wrong token for the last of a row."""
+        objective = cast(Learnt, config.objective)
+        if objective.needs.scores:
+            return f"it cannot stand before rows that are scored (objective: {objective.type}); write prefix or lora"
+        return None
+
+
+class Prompt(Embedded):
     """Train the embeddings of virtual tokens (prompt tuning, Lester et al. 2021, arXiv:2104.08691)."""
 
     type: Literal["prompt"] = "prompt"
@@ -110,7 +121,7 @@ class Prompt(Virtual):
         )
 
 
-class PTuning(Virtual):
+class PTuning(Embedded):
     """Train a network that makes the embeddings of virtual tokens (p-tuning, Liu et al. 2021, arXiv:2103.10385)."""
 
     type: Literal["p-tuning"] = "p-tuning"

@@ -35,22 +35,31 @@ def check(
     room = _bytes(memory)
     run = read_any(config, overrides or [])
     share_cores()
-    from luthier.system.hardware import room_bytes
+    from luthier.distributed.strategy import pick_device
+    from luthier.system.hardware import free_memory, room_bytes
 
     most = int(SPARE * room_bytes())
+    fit = None
     try:
         checked = show_check(run, most_bytes=most if probe else None)
+        fit, counts = checked.fit, _counts(checked)
     except OutOfMemory as error:
+        counts = ""
         console.print(f"  {error}", markup=False)
-        _propose(run, None, room or most, most)
+    if fit is not None:
+        _show_fit(fit)
+    if counts and (fit is None or (fit.measured and fit.peak <= (room or most))):
+        console.print(f"ok: {counts}")
         return
-    steps = f"{len(checked.data.train)} rows, {sum(e.tokens for e in checked.data.train):,} tokens"
-    trained = sum(e.supervised for e in checked.data.train)
-    if checked.fit is not None:
-        _show_fit(checked.fit)
-        if not checked.fit.measured or checked.fit.peak > (room or most):
-            _propose(run, checked.fit, room or most, most)
-    console.print(f"ok: {steps}, {trained:,} of them trained")
+    free_memory(pick_device(0))  # of the model that was looked at: others are, in processes of their own
+    _propose(run, fit, room or most, most)
+    raise typer.Exit(1)
+
+
+def _counts(checked: Checked) -> str:
+    rows = checked.data.train
+    tokens, trained = sum(row.tokens for row in rows), sum(row.supervised for row in rows)
+    return f"{len(rows)} rows, {tokens:,} tokens, {trained:,} of them trained"
 
 
 def show_check(run: RunConfig, *, most_bytes: int | None = None) -> Checked:
@@ -117,6 +126,6 @@ def _propose(run: RunConfig, fit: Fit | None, room: int, most: int) -> None:
         rows.append((tried.change, f"{tried.fit.peak / 1e9:.2f}", seconds, "fits" if fits else "does not fit"))
     table("", ("change", "GB", "seconds a step", ""), rows)
     if answer:
-        console.print(f"add to the command or the config: {answer}", markup=False)
+        console.print(f"does not fit as it is; add to the command or the config: {answer}", markup=False)
     else:
-        console.print("none of them fits; a smaller model, or a smaller data.max_length, is left")
+        console.print("does not fit, nor with any of these; a smaller model or data.max_length is left")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,8 @@ class Distill(Sft):
     """Both distributions are flattened by this."""
     sft_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the rows' own labels in the loss; the rest is the teacher's."""
+
+    counts_tokens: ClassVar[bool] = False
 
     @property
     def needs(self) -> Needs:

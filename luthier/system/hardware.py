@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from luthier.errors import UserError
@@ -19,8 +19,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 LIBRARIES = ("luthier", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "pydantic", "sacrebleu")
 BUSY_SECONDS, BUSY_PERCENT = 0.3, 20.0
 """How long the use of all cores is watched, and from what share on others are at work here."""
-GROUP = Path("/sys/fs/cgroup")
-"""Where Linux keeps the limits of this group of processes."""
+GROUPS, SELF = Path("/sys/fs/cgroup"), Path("/proc/self")
+"""Where Linux keeps the limits of groups of processes, and what it knows of this one."""
 LOOK_SECONDS = 0.05
 """How often memory is looked at where it is limited."""
 CPU_TOKENS, GPU_TOKENS = 512, 8192
@@ -106,9 +106,9 @@ def peak_memory_bytes() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    with suppress(OSError):  # what Linux says of resources counts the process that started this one too
-        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    for line in _text(SELF / "status").splitlines():
+        if line.startswith("VmHWM:"):  # what Linux says of resources counts the process that started this one too
+            return int(line.split()[1]) * 1024
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -122,7 +122,7 @@ def restart_peak_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        (SELF / "clear_refs").write_text("5", encoding="ascii")
 
 
 def room_bytes() -> int:
@@ -136,18 +136,43 @@ def room_bytes() -> int:
 
 
 def _container_room() -> list[int]:
-    """What is left of a limit that Linux sets for this group of processes."""
+    """What is left of the limits that Linux sets for groups of processes, this one's and those above it.
+
+    Pages of files that nobody works with count as used, and are given back when memory is needed.
+    """
+    found = []
+    for line in _text(SELF / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        version_1 = "memory" in controllers.split(",")
+        if controllers and not version_1:
+            continue
+        root = GROUPS / "memory" if version_1 else GROUPS
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        limit, usage, pages = names if version_1 else ("memory.max", "memory.current", "inactive_file")
+        place = PurePosixPath(path).relative_to("/")
+        for group in (root / place, *(root / above for above in place.parents)):
+            most, used = _text(group / limit), _text(group / usage)
+            stat = dict(line.split()[:2] for line in _text(group / "memory.stat").splitlines())
+            if most.isdigit() and used.isdigit():
+                found.append(int(most) - int(used) + int(stat.get(pages, 0)))
+    return found
+
+
+def _text(path: Path) -> str:
+    """What a file of the system says, stripped; nothing where there is none."""
     try:
-        most = (GROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = (GROUP / "memory.current").read_text(encoding="ascii")
-        return [] if most == "max" else [int(most) - int(used)]
-    except (OSError, ValueError):
-        return []
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+class MemoryLimit(MemoryError):
+    """More is held than `memory_limit` allows; raised once."""
 
 
 @contextmanager
 def memory_limit(most_bytes: int) -> Iterator[None]:
-    """Raise MemoryError as soon as this process holds more, before the system ends a process that it chooses.
+    """Raise MemoryLimit as soon as this process holds more, before the system ends a process that it chooses.
 
     It is looked at between the operations of the main thread; elsewhere, and on systems without timers, nothing is.
     """
@@ -160,7 +185,7 @@ def memory_limit(most_bytes: int) -> Iterator[None]:
     def look(*_: object) -> None:
         if (holds := held_memory_bytes()) > most_bytes:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            raise MemoryError(f"{holds / 1e9:.2f} GB are held, more than {most_bytes / 1e9:.2f} GB")
+            raise MemoryLimit(f"{holds / 1e9:.2f} GB are held, more than {most_bytes / 1e9:.2f} GB")
 
     before = signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)

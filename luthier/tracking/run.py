@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import OutputError
 from luthier.system.files import write_text
 
-RUN = "run.json"
+RUN, LOCK = "run.json", ".lock"
 FREE_KEYS = ("output", "evaluate", "parallel", "train.evaluate_every", "train.save_every")
 """Keys that may differ when a run goes on: they change neither weights nor order."""
 
@@ -91,6 +92,34 @@ class RunFolder:
                 f"output.dir: {self.path} holds a finished run; add --restart to train again, or set another output.dir"
             )
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep the folder for this process until the block ends; the system gives it back where a process is killed.
+
+        Raises:
+            OutputError: another process trains into it, or it cannot be made.
+        """
+        try:
+            import fcntl
+        except ImportError:  # not on this system
+            yield
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / LOCK).open("w", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"output.dir: {self.path} cannot be written: {error.strerror}") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f"output.dir: another process trains into {self.path} just now; wait for it, or set another one"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+
     def start(self, config: Mapping[str, Any], data: str, files: Mapping[str, str], *, restart: bool) -> None:
         """Write what the run is; `restart` removes what an earlier run left.
 
@@ -136,7 +165,7 @@ class RunFolder:
 
 def _empty(folder: Path) -> None:
     """Remove what is in a folder, which itself may be a link to another disk."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == RUN):
+    for path in sorted((p for p in folder.iterdir() if p.name != LOCK), key=lambda path: path.name == RUN):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

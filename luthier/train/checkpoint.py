@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,7 @@ class Checkpoints:
         """
         _require_finite(state, trained, self.newest)
         random = trained.strategy.gather(random_state(trained.strategy.device))
-        if trained.strategy.rank == 0 and state.step not in self.steps():
+        if trained.strategy.rank == 0 and self._state(state.step) != state:
             with _says_how_much(trained), atomic_folder(self.path(state.step)) as folder:
                 trained.checkpoint(folder)
                 save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
@@ -115,6 +115,13 @@ class Checkpoints:
                 (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
             self._remove_old(state)
         trained.strategy.barrier()
+
+    def _state(self, step: int) -> State | None:
+        """The state that stands in the checkpoint of a step: it may be that of the same weights before skipped rows."""
+        try:
+            return State(**json.loads((self.path(step) / "state.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
 
     def newest(self) -> Path | None:
         """The newest checkpoint whose files are all as they were written."""
@@ -145,7 +152,9 @@ class Checkpoints:
         mine = random.get(f"rank_{trained.strategy.rank}")
         if mine is not None:  # more ranks than before: the new ones keep their seed
             restore_random_state(mine, trained.strategy.device)
-        return state
+        if state.best_step is None or state.best_step in self.steps():
+            return state
+        return replace(state, best_loss=None, best_step=None)  # it was damaged, and another can be best
 
     def _remove_old(self, state: State) -> None:
         kept = {*self.steps()[-self.keep :], state.best_step}

@@ -15,6 +15,7 @@ from itertools import chain, islice
 
 from luthier.data.loader import Loader
 from luthier.data.pack import Example, plan
+from luthier.errors import OutOfMemory
 from luthier.kernels.logprobs import CHUNK_POSITIONS
 from luthier.objectives.online import Online
 from luthier.system.hardware import is_out_of_memory, peak_memory_bytes, restart_peak_memory
@@ -145,7 +146,7 @@ def measure(job: Job, chosen: Chosen, *, process: int, steps: int) -> Fit:
     `process` is what this process held before the job was there, `steps` what the whole run has.
 
     Raises:
-        MemoryError, RuntimeError: not even the small step fits.
+        OutOfMemory: not even the small step fits.
     """
     job = replace(job, evaluate=None, observers=())
     loading = peak_memory_bytes()
@@ -160,8 +161,11 @@ def measure(job: Job, chosen: Chosen, *, process: int, steps: int) -> Fit:
             _make(job, chosen.largest)
             seconds = _seconds(job, chosen)
     except Exception as error:
-        if not is_out_of_memory(error) or not small:
+        if not (is_out_of_memory(error) or isinstance(error, OutOfMemory)):
             raise
+        if not small:
+            parts = held(job.trained.model, job.trained.optimizer)
+            raise OutOfMemory(f"not even the smallest step fits into memory ({parts}): {error}") from error
     parts = held(job.trained.model, job.trained.optimizer)
     fixed = process + parts.weights + parts.gradients + parts.optimizer
     if seconds is None:

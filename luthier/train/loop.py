@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from luthier.system.signals import StopRequest
 from luthier.train.memory import held
 from luthier.train.observers.base import Progress
 from luthier.train.state import State, random_state, restore_random_state
-from luthier.train.step import Job, Skipped, run_step
+from luthier.train.step import Job, Skipped, evaluated, run_step
 
 
 class TrainerLike(Protocol):
@@ -31,38 +32,94 @@ class Trainer:
         Raises:
             Interrupted: asked to stop; the state was saved by the observers.
             TrainingError: too many steps in a row could not be made; the state was saved by the observers.
-            OutOfMemory: even the smallest micro-batch does not fit.
+            OutOfMemory: even the smallest micro-batch does not fit, or memory ends between steps.
         """
         state = job.state
         for observer in job.observers:
             observer.on_start(state, job.total_steps)
-        asked, trouble = False, ""
+        asked, trouble = False, None
         with StopRequest() as stop:
             steps = job.loader.steps(epoch=state.epoch, position=state.position)
             while state.step < job.total_steps and not asked and not trouble:
-                outcome = _made(job, state, next(steps))  # a step that is not made is not prepared either
+                try:
+                    outcome = _made(job, state, _next(job, state, steps))  # what is not made is not prepared either
+                except _Stuck as stuck:
+                    trouble = stuck.error
+                    continue
                 state = outcome.state
                 if isinstance(outcome, Skipped):
                     _notice(job, state, outcome.reason)
-                    trouble = outcome.reason if state.skipped_in_a_row >= job.settings.max_skipped_steps else ""
                     asked = job.trained.strategy.any(stop.requested)
+                    if state.skipped_in_a_row >= job.settings.max_skipped_steps:
+                        trouble, state = _too_many(job, state, outcome.reason), replace(state, skipped_in_a_row=0)
                     continue
+                try:
+                    outcome = _evaluated(job, outcome)
+                except _Stuck as stuck:
+                    trouble = stuck.error
+                state = outcome.state
                 wants = [observer.on_step(outcome) for observer in job.observers]
                 asked = job.trained.strategy.any(stop.requested or any(wants))
-        state = replace(state, skipped_in_a_row=0) if trouble else state
         for observer in job.observers:
             observer.on_end(state)
         if trouble:
-            raise TrainingError(
-                f"{job.settings.max_skipped_steps} steps in a row could not be made; the weights are those of step "
-                f"{state.step}, and saved. The last: {trouble}. A lower learning rate or fp32 usually helps"
-            )
+            raise trouble
         if asked and state.step < job.total_steps:
             raise Interrupted(
-                f"stopped after step {state.step} of {job.total_steps}; a checkpoint was written. "
+                f"stopped after step {state.step} of {job.total_steps}; {_saved(state)}. "
                 "The same command, without --restart, continues from there."
             )
         return state
+
+
+class _Stuck(Exception):
+    """It cannot go on, with weights that are whole: they are saved before the error is raised."""
+
+    def __init__(self, error: TrainingError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _too_many(job: Job, state: State, reason: str) -> TrainingError:
+    return TrainingError(
+        f"{job.settings.max_skipped_steps} steps in a row could not be made; the weights are those of step "
+        f"{state.step}, {_saved(state)}. The last: {reason}. A lower learning rate or fp32 usually helps"
+    )
+
+
+def _saved(state: State) -> str:
+    return "a checkpoint was written" if state.step else "nothing was trained yet"
+
+
+def _short(job: Job, state: State, doing: str, hint: str) -> Exception:
+    """What to raise where memory ends between steps. Ranks cannot save together when one of them is stuck."""
+    there = held(job.trained.model, job.trained.optimizer)
+    said = f"out of memory {doing} after step {state.step} ({there}); "
+    if job.trained.strategy.ranks > 1:
+        return OutOfMemory(f"{said}the last checkpoint is intact. {hint}")
+    return _Stuck(OutOfMemory(f"{said}{_saved(state)}. {hint}"))
+
+
+def _next(job: Job, state: State, steps: Iterator[Step]) -> Step:
+    """The next step, for which online objectives draw answers."""
+    try:
+        return next(steps)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        hint = "A smaller train.batch_size, objective.samples or objective.max_new_tokens helps"
+        raise _short(job, state, "while the next step was prepared", hint) from error
+
+
+def _evaluated(job: Job, progress: Progress) -> Progress:
+    """The step with its evaluation."""
+    try:
+        return evaluated(job, progress)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        hint = "A smaller data.max_length or train.micro_batch_tokens helps"
+        raise _short(job, progress.state, "while held-out rows were measured", hint) from error
 
 
 def _made(job: Job, state: State, step: Step) -> Progress | Skipped:
@@ -91,11 +148,15 @@ def _smaller(job: Job, state: State, step: Step) -> Step:
         f"({held(job.trained.model, job.trained.optimizer)})"
     )
     if smaller is None:
-        several = "; the ranks cannot go on without each other" if job.trained.strategy.ranks > 1 else ""
-        raise OutOfMemory(
-            f"{said}{several}. The last checkpoint is intact. train.gradient_checkpointing=true, a smaller "
-            "data.max_length, train.micro_batch_tokens or adapter: qlora help"
+        rows = ", ".join(str(example.origin) for example in step.examples[:8])
+        hint = (
+            "train.gradient_checkpointing=true, a smaller data.max_length, train.micro_batch_tokens or adapter: qlora"
         )
+        if job.trained.strategy.ranks > 1:
+            raise OutOfMemory(
+                f"{said}; the ranks cannot go on without each other. The last checkpoint is intact. {hint} help"
+            )
+        raise _Stuck(OutOfMemory(f"{said}; {_saved(state)}. The rows of the step: {rows}. {hint} help"))
     after = max(batch.ids.numel() for batch in smaller.micro_batches)
     _notice(job, state, f"{said}; going on with at most {after}, the rows of a step stay the same")
     return smaller

@@ -21,7 +21,7 @@ from luthier.data.processor import Prepared
 from luthier.data.render import Tokens
 from luthier.models.load import packs
 from luthier.models.output import Forward, Output, autocast, has_virtual_tokens
-from luthier.system.hardware import free_memory, is_out_of_memory
+from luthier.system.hardware import MemoryLimit, free_memory, is_out_of_memory
 from luthier.train.check import Finding, named
 from luthier.train.state import random_state
 
@@ -31,14 +31,17 @@ WINDOW = 64
 """Tokens on both sides of the first supervised one that are asked about, so that long rows cost no more."""
 
 
-def check_model(model: Any, data: Prepared, layout: Layout, *, virtual_tokens: int = 0) -> list[Finding]:
+def check_model(
+    model: Any, data: Prepared, layout: Layout, *, virtual_tokens: int = 0, answer_tokens: int = 0
+) -> list[Finding]:
     """Of a model without a new adapter: sizes, its log-probabilities, and that packed rows do not see each other.
 
-    `virtual_tokens` is how many positions the adapter takes in front of every row.
+    `virtual_tokens` is how many positions the adapter takes in front of every row, `answer_tokens` how many an answer
+    may take behind it.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = None if places is None else places - virtual_tokens
+    room = None if places is None else places - virtual_tokens - answer_tokens
     strange, long = [], []
     for example in [*data.train, *data.held_out]:
         largest, longest = max(int(t.ids.max()) for t in example.sequences), max(len(t) for t in example.sequences)
@@ -49,7 +52,8 @@ def check_model(model: Any, data: Prepared, layout: Layout, *, virtual_tokens: i
         message = f"the model embeds {rows} token ids, the data holds others; tokenizer and model do not match: "
         findings.append(Finding("error", "vocabulary", message + named(strange)))
     if long:
-        taken = f", of which the adapter takes {virtual_tokens}" if virtual_tokens else ""
+        takes = (("the adapter", virtual_tokens), ("an answer (objective.max_new_tokens)", answer_tokens))
+        taken = "".join(f", of which {what} takes {count}" for what, count in takes if count)
         message = (
             f"the model knows {places} positions{taken}, and some rows have more; lower data.max_length: {named(long)}"
         )
@@ -79,7 +83,7 @@ def check_training(
             if not any(finding.level == "error" for finding in findings):  # the first is the cause of the others
                 findings += check(model, forward, examples, layout)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or isinstance(error, MemoryLimit):
             raise
     finally:
         model.eval()

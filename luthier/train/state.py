@@ -46,8 +46,8 @@ class State:
         return replace(self, epoch=epoch, position=position, skipped=skipped, skipped_in_a_row=in_a_row)
 
     def judged(self, loss: float) -> State:
-        """With an evaluation taken into account; an equal loss does not replace an earlier best, nor does NaN."""
-        better = not math.isnan(loss) and (self.best_loss is None or loss < self.best_loss)
+        """With an evaluation taken into account; of equal losses the later counts, of rewards there are often some."""
+        better = not math.isnan(loss) and (self.best_loss is None or loss <= self.best_loss)
         return replace(self, best_loss=loss, best_step=self.step) if better else self
 
     def to_json(self) -> dict[str, Any]:

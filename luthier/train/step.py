@@ -61,7 +61,7 @@ class Skipped:
 
 
 def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
-    """One optimizer step, and the evaluation when it is due.
+    """One optimizer step.
 
     Raises:
         OutOfMemory: in the optimizer's own step, which cannot be taken back.
@@ -91,10 +91,6 @@ def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
     _update(job, state.step + 1, overflowed=overflowed)
     state = state.after(tokens=int(tokens), epoch=step.epoch, position=step.position, norm=norm)
     reported = zip(sums, strategy.sum(list(sums.values())), strict=True)
-    seconds = time.perf_counter() - started
-    evaluation = _evaluate(job, state)
-    if evaluation is not None:
-        state = state.judged(evaluation["loss"])
     return Progress(
         state=state,
         total_steps=job.total_steps,
@@ -104,8 +100,7 @@ def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
         grad_norm=norm,
         units=int(units),
         tokens=int(tokens),
-        seconds=seconds,
-        evaluation=evaluation,
+        seconds=time.perf_counter() - started,
         metrics={
             **step.metrics,
             **{name: value / units for name, value in reported},
@@ -147,9 +142,10 @@ def _update(job: Job, number: int, *, overflowed: bool) -> None:
     if overflowed:
         trained.optimizer.zero_grad(set_to_none=True)
         return
-    trained.adapter.before_step(trained.model, number)
     try:
+        trained.adapter.before_step(trained.model, number)
         trained.strategy.step(trained.optimizer)
+        trained.adapter.after_step(trained.model, number)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -158,7 +154,6 @@ def _update(job: Job, number: int, *, overflowed: bool) -> None:
             "taken back; the last checkpoint is intact. An optimizer that keeps less (train.optimizer: adamw-8bit or "
             "adafactor), adapter: lora, or fewer trained weights help"
         ) from error
-    trained.adapter.after_step(trained.model, number)
 
 
 def _loss_of(
@@ -202,10 +197,13 @@ def _set_learning_rate(job: Job, step: int) -> float:
     return rate
 
 
-def _evaluate(job: Job, state: State) -> Mapping[str, float] | None:
+def evaluated(job: Job, progress: Progress) -> Progress:
+    """The step with what the held-out rows say after it, when that is due."""
+    state = progress.state
     due = job.evaluate_every is not None and state.step % job.evaluate_every == 0
-    if job.evaluate is None or not (due or state.step >= job.total_steps):
-        return None
+    if job.evaluate is None or not (due or progress.last):
+        return progress
     job.model.eval()
     with evaluation_weights(job.trained.optimizer):
-        return job.evaluate()
+        evaluation = job.evaluate()
+    return replace(progress, state=state.judged(evaluation["loss"]), evaluation=evaluation)

@@ -25,7 +25,7 @@ from luthier.plugins import names
 from luthier.train.observers.base import Observer, Progress
 from tests.adapters.conftest import build_qwen3, rows, shake
 from tests.adapters.kinds import KINDS, Kind
-from tests.conftest import chat_rows
+from tests.conftest import build_model, chat_rows
 
 STEPS = 5
 IDS = torch.arange(3, 40)[None]
@@ -236,3 +236,11 @@ def test_another_shape(name: str, tmp_path: Path, padded: Callable[..., Any]) ->
     assert apart(logits(loaded), said) == 0
     if kind.merges:
         assert apart(logits(merge(loaded)), said) < 1e-5
+
+
+def test_blocks_of_oft_that_do_not_divide() -> None:
+    """peft would quietly turn other blocks than the config says."""
+    from luthier.adapters.oft import Oft
+
+    with pytest.raises(ModelError, match=r"oft_block_size: 48 does not divide the 64 inputs of model\.layers\.0"):
+        Oft(oft_block_size=48).attach(build_model(256))

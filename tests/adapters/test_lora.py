@@ -270,3 +270,8 @@ def test_all_that_differs_is_named(tiny: Path, tmp_path: Path) -> None:
         f"the model carries a lora adapter with {here}; the config asks for {there}: "
         "write the same, or start from the base model"
     )
+
+
+def test_eva_with_more_directions_than_there_are(model: Any) -> None:
+    with pytest.raises(ModelError, match=r"adapter\.rank: 40 times eva_rho \(2\) is more than the \d+ inputs"):
+        Lora(rank=40, init_lora_weights="eva").attach(model, Run(calibrate=lambda model: iter(())))

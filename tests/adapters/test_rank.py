@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from luthier.adapters.base import Run
 from luthier.adapters.lora import Lora
 from luthier.adapters.lora_init import layers
 from luthier.adapters.rank import Measured, _Sketch, choose, measure
-from luthier.errors import Interrupted, ModelError
+from luthier.errors import Interrupted, ModelError, OutOfMemory
 from tests.conftest import build_model
 from tests.invariance.test_resume import StopAt, tensors
 
@@ -177,3 +178,53 @@ def test_a_run_keeps_its_ranks(run_config: Make, tmp_path: Path) -> None:
     again = run_config(output=str(tmp_path / "again"), model=str(tmp_path / "whole"), **common)
     luthier.Factory().fine_tune(again)
     assert json.loads((tmp_path / "again" / "ranks.json").read_text()) == ranks
+
+
+def test_online_rows_teach_nothing_before_they_are_answered(online: Make) -> None:
+    (finding,) = [
+        f
+        for f in luthier.Factory().check(online("grpo", adapter={"type": "lora", "rank": "auto"})).report.findings
+        if f.level == "error"
+    ]
+    assert "rank: auto measures gradients of rows, and those of grpo have no answers" in finding.message
+
+
+@pytest.mark.parametrize("settings", [{"rank": "auto"}, {"rank": 2, "init_lora_weights": "eva"}], ids=str)
+def test_measured_with_a_teacher(run_config: Make, tiny: Path, settings: dict[str, Any]) -> None:
+    config = run_config(objective={"type": "distill", "teacher": str(tiny)}, adapter={"type": "lora", **settings})
+    with pytest.raises(ModelError, match="found no gradient") if settings["rank"] == "auto" else nullcontext():
+        luthier.Factory().fine_tune(config)  # a model says already what it would learn from itself
+
+
+def test_a_value_head_is_no_hindrance_to_eva(online: Make) -> None:
+    config = online("ppo", adapter={"type": "lora", "rank": 2, "init_lora_weights": "eva"}, train__max_steps=2)
+    luthier.Factory().fine_tune(config)
+
+
+def test_conv1d_layers() -> None:
+    """GPT-2 keeps its weights the other way round."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=64, n_embd=32, n_layer=2, n_head=2))
+    tuned: Any = Lora(rank="auto", rank_budget=2).attach(model, run_of())
+    sizes = {name.rsplit(".", 1)[-1]: (layer.in_features, layer.out_features) for name, layer in layers(tuned)}
+    assert sizes["c_attn"] == (32, 96)
+    for _, layer in layers(tuned):
+        assert layer.lora_A["default"].weight.shape[1] == layer.in_features
+
+
+def test_embeddings_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"measures linear layers, and model\.embed_tokens is none; write a number"):
+        Lora(rank="auto", target_modules=["embed_tokens", "q_proj"]).attach(build_model(256), run_of())
+
+
+@pytest.mark.parametrize("settings", [{"rank": "auto"}, {"rank": 2, "init_lora_weights": "eva"}], ids=str)
+def test_memory_that_ends_while_rows_are_measured(
+    run_config: Make, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    def passed(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("luthier.assembly.Assembly._passed", passed)
+    with pytest.raises(OutOfMemory, match=r"while adapter \(lora\) measured the training rows, \d+ tokens at once"):
+        luthier.Factory().fine_tune(run_config(adapter={"type": "lora", **settings}))

@@ -173,3 +173,15 @@ def test_a_prompt_that_cannot_be_trained_on(part: Virtual, tmp_path: Any) -> Non
         (tmp_path / "prompt_encoder.safetensors").unlink()
         with pytest.raises(ModelError, match=r"has no prompt_encoder\.safetensors, .* start from the base model"):
             part.attach(tuned, Run(start=tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["prompt", "p-tuning", "prefix"])
+def test_rows_that_are_scored(run_config: Any, kind: str) -> None:
+    """Scores are read at the last token, which only a prefix leaves where it is."""
+    from luthier.factory import Factory
+    from tests.objectives.conftest import pair_rows
+
+    findings = Factory().prepare(run_config(pair_rows(16), adapter=kind, objective="reward")).report.findings
+    errors = [finding.message for finding in findings if finding.level == "error"]
+    assert errors == ([] if kind == "prefix" else [f"{kind}: it cannot stand before rows that are scored "
+                                                   "(objective: reward); write prefix or lora"])  # fmt: skip

@@ -70,22 +70,24 @@ def test_what_would_make_it_fit(luthier: Command, written: Path, monkeypatch: py
     ]
     asked = answer(monkeypatch, takes(5), found)
     said = luthier("check", written, "--memory", "4GB")
-    assert said.status == 0 and asked[0][0] == 4 * 10**9 < asked[0][1]
+    assert said.status == 1 and asked[0][0] == 4 * 10**9 < asked[0][1]
     assert "memory: the run takes 6.80 GB at its peak, and may take 4.00 GB; what would help:" in said.out
     assert "it needs a library" in said.out and "and more" not in said.out
     assert [word in said.out for word in ("4.80", "does not fit", "2.10", " fits")] == [True] * 4
-    assert said.out.splitlines()[-2] == "add to the command or the config: train.gradient_checkpointing=true"
+    last = "does not fit as it is; add to the command or the config: train.gradient_checkpointing=true"
+    assert said.out.splitlines()[-1] == last and "ok: " not in said.out
 
 
 def test_nothing_fits(luthier: Command, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, takes(5, measured=False), [Tried("adapter=qlora", takes(5))])
     said = luthier("check", written, "--memory", "4GB")
     assert "the run takes about 6.80 GB" in said.out and "together, extrapolated" in said.out
-    assert "none of them fits; a smaller model" in said.out
+    assert said.status == 1 and "does not fit, nor with any of these; a smaller model" in said.out
 
 
 def test_nothing_can_be_measured(luthier: Command, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, None, [Tried("adapter=qlora", takes(0.1))])
     said = luthier("check", written)
+    assert said.status == 1
     assert "not even the smallest step fits into memory: no more" in said.out
     assert "takes more than there is at its peak" in said.out and "adapter=qlora" in said.out

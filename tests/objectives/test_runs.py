@@ -76,7 +76,7 @@ def test_learns(config_of: Make, kind: str, adapter: str) -> None:
     first, last = (sum(step.loss for step in part) / 3 for part in (watch.steps[:3], watch.steps[-3:]))
     assert last < first - 0.05 * abs(first)
     assert metrics["loss"] < watch.steps[9].evaluation["loss"] if watch.steps[9].evaluation else False
-    assert ("perplexity" in metrics) == (kind in ("sft", "distill"))
+    assert ("perplexity" in metrics) == (kind == "sft")
     again = ModelLoader().load(ModelConfig(path=config.output.dir), scores=kind == "reward")
     ids = torch.arange(6)[None]
     assert torch.equal(model(input_ids=ids).logits, again(input_ids=ids).logits)
@@ -102,6 +102,8 @@ def test_how_a_step_is_cut_never_matters(config_of: Make, tmp_path: Path, kind: 
         for (loss, norm, numbers), (right, right_norm, right_numbers) in zip(losses[name], losses["one"], strict=True):
             assert loss == pytest.approx(right, rel=1e-5)
             assert norm == pytest.approx(right_norm, rel=1e-4)
+            if abs(right_numbers.get("reward_margin", 1.0)) < 1e-5:  # nobody is ahead but by rounding
+                numbers = {**numbers, "reward_accuracy": right_numbers["reward_accuracy"]}
             assert numbers == pytest.approx(right_numbers, rel=1e-3, abs=1e-5)
 
 

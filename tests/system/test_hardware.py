@@ -151,12 +151,23 @@ def test_the_peak_is_that_of_this_process() -> None:
 
 
 def test_the_room_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = hardware.room_bytes()
-    assert free > held_memory_bytes()
-    for most, room in (("max", []), ("3000", [1000]), ("nonsense", [])):
-        (tmp_path / "memory.max").write_text(f"{most}\n")
-        (tmp_path / "memory.current").write_text("2000\n")
-        monkeypatch.setattr(hardware, "GROUP", tmp_path)
-        assert hardware._container_room() == room
+    """The smallest of all groups above, of both versions; pages of files do not count."""
+    assert hardware.room_bytes() > held_memory_bytes()
+    files = {
+        "cgroup": "4:memory,x:/job/1\n1:cpu:/job\n0::/a/b",
+        "memory/job/1/memory.limit_in_bytes": "9000", "memory/job/1/memory.usage_in_bytes": "2000",
+        "memory/job/1/memory.stat": "cache 5\ntotal_inactive_file 700\n",
+        "memory.max": "max\n", "memory.current": "1",
+        "a/memory.max": "5000\n", "a/memory.current": "2000\n", "a/memory.stat": "inactive_file 500\n",
+        "a/b/memory.max": "max\n", "a/b/memory.current": "1000\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(hardware, "GROUPS", tmp_path)
+    monkeypatch.setattr(hardware, "SELF", tmp_path)
+    assert hardware._container_room() == [7700, 3500]
+    (tmp_path / "cgroup").unlink()
+    assert hardware._container_room() == []
     monkeypatch.setattr(hardware, "_container_room", lambda: [1000])
     assert hardware.room_bytes() < held_memory_bytes() + 50_000_000

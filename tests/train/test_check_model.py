@@ -43,6 +43,13 @@ def test_positions(run_config: Make, write_rows: Callable[..., Path], tmp_path: 
     )
 
 
+def test_positions_of_answers(online: Make) -> None:
+    """What is drawn must have room behind its prompt."""
+    found = check(online("grpo", None, {"max_new_tokens": 500})).report.findings
+    errors = [finding for finding in found if finding.level == "error"]
+    the_one(errors, "error", "positions", "of which an answer (objective.max_new_tokens) takes 500")
+
+
 def model_findings(model: Any, config: RunConfig) -> list[Finding]:
     ready = Factory().prepare(config)
     return check_model(model, ready.data, Layout(packing=True, tokens=512))

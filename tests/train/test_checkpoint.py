@@ -29,7 +29,7 @@ from luthier.train.optim.saved import optimizer_tensors
 from luthier.train.state import State, random_state, restore_random_state, seed_everything
 from tests.conftest import build_model, build_tokenizer
 
-STATE = State(step=3, tokens=77, epoch=1, position=4, best_loss=0.1 + 0.2, best_step=2)
+STATE = State(step=3, tokens=77, epoch=1, position=4, best_loss=0.1 + 0.2, best_step=3)
 
 
 def trained(adapter: Any, seed: int = 0) -> Trained:
@@ -122,14 +122,14 @@ def test_more_ranks_than_before_keep_their_seed(folder: Checkpoints) -> None:
     ("losses", "best"),
     [
         ([3.0, 2.0, 2.5], 2),
-        ([2.0, 2.0], 1),
+        ([2.0, 2.0], 2),
         ([float("nan"), 2.0], 2),
         ([2.0, float("nan")], 1),
         ([float("inf"), 2.0], 2),
     ],
 )
 def test_the_best_step(losses: list[float], best: int) -> None:
-    """The first of the lowest; what is not a number never is."""
+    """The last of the lowest; what is not a number never is."""
     state = State()
     for loss in losses:
         state = state.after(norm=1.0, tokens=1, epoch=0, position=0).judged(loss)

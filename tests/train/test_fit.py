@@ -14,6 +14,7 @@ from luthier.data.processor import DataProcessor
 from luthier.errors import OutOfMemory
 from luthier.factory import Factory
 from luthier.models.load import ModelLoader
+from luthier.system.hardware import MemoryLimit
 from luthier.train import fit as room
 from luthier.train.fit import MICRO_BATCHES, SMALL, choose
 from luthier.units import ByteSize
@@ -124,7 +125,9 @@ def test_not_even_a_small_step_fits(run_config: Make, monkeypatch: pytest.Monkey
         raise MemoryError("no more")
 
     monkeypatch.setattr(room, "run_step", run_step)
-    with pytest.raises(OutOfMemory, match="not even the smallest step fits into memory: no more"):
+    with pytest.raises(
+        OutOfMemory, match=r"not even the smallest step fits into memory \(weights 0\.00 GB, .*\): no more"
+    ):
         Factory().check(run_config(), most_bytes=PLENTY)
 
 
@@ -158,3 +161,21 @@ def test_time_is_what_further_micro_batches_add(monkeypatch: pytest.MonkeyPatch)
     assert room._seconds(None, chosen) == pytest.approx(21.0)  # type: ignore[arg-type]
     whole = room.Chosen([], [], [], [[2], [2], [3]], 1, 1, 300.0)
     assert room._seconds(None, whole) == pytest.approx(7.0)  # type: ignore[arg-type]
+
+
+def test_a_schedule_of_the_whole_run(run_config: Make) -> None:
+    """What depends on the run's length is not asked about the few rows that are looked at."""
+    config = run_config(chat_rows(300), adapter="adalora", train__max_steps=None, train__batch_size=32)
+    found = Factory().check(config)
+    assert [f for f in found.report.findings if f.level == "error"] == []
+
+
+def test_a_limit_is_not_taken_for_a_row_that_is_too_long(run_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof before the first step forgives memory; a limit that strikes there ends the check."""
+
+    def strike(*_: Any) -> Any:
+        raise MemoryLimit("9 GB are held")
+
+    monkeypatch.setattr("luthier.train.proof._reached", strike)
+    with pytest.raises(OutOfMemory, match="the model does not fit into memory: 9 GB are held"):
+        Factory().check(run_config(), most_bytes=PLENTY)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from luthier.distributed.strategy import StrategySettings
 from luthier.errors import UserError
+from luthier.objectives.base import Objective
 from luthier.plugins import Part
 from luthier.train.optim.base import Betas, Count, Group, Positive, require_base, require_library
 
@@ -34,6 +35,12 @@ class BAdam(Part):
     def require(self, config: RunConfig) -> None:
         """Needs badam, one process, and an adapter that trains the model's own weights."""
         require_base(self.type, config, "trains the model's own layers one after the other")
+        needs = cast(Objective, config.objective).needs
+        if (needs.scores or needs.values) and not self.include_embedding_and_head:
+            raise UserError(
+                f"train.optimizer: badam trains one layer after the other, and would never train the new head that "
+                f"objective: {config.objective.type} needs outside of them; add include_embedding_and_head: true"
+            )
         ranks = cast(StrategySettings, config.parallel).ranks()
         if ranks > 1:
             raise UserError(

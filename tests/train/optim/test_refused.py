@@ -62,3 +62,14 @@ def test_schedule_free_with_a_schedule(run_config: Callable[..., Any]) -> None:
     said = r"schedule-free takes the place of train\.schedule: cosine; write schedule: constant"
     with pytest.raises(UserError, match=said):
         prepare(run_config(train__optimizer="schedule-free"))
+
+
+@pytest.mark.parametrize("objective", ["reward", "ppo"])
+def test_badam_never_trains_heads_outside_of_its_layers(run_config: Callable[..., Any], objective: str) -> None:
+    settings = {"type": objective} | ({"rewards": ["exact_match"]} if objective == "ppo" else {})
+    common = {"adapter": "full", "objective": settings}
+    with pytest.raises(UserError, match=rf"new head that objective: {objective} needs .* include_embedding_and_head"):
+        prepare(run_config(train__optimizer="badam", **common))
+    optimizer = {"type": "badam", "include_embedding_and_head": True}
+    with pytest.raises(AssertionError, match="was called"):  # it goes on to the model
+        prepare(run_config(train__optimizer=optimizer, **common))
