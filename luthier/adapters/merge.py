@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from luthier.config import ModelConfig
 from luthier.errors import ModelError, OutputError
+from luthier.models.find import Found, find
 from luthier.system.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -21,23 +22,57 @@ NEVER = {
 """Kinds of peft that are no change of the weights, and what they are instead."""
 
 
-def merged(path: str) -> PreTrainedModel:
+def merged(path: str, *others: str) -> PreTrainedModel:
     """The model of a tuned folder with its adapter merged, on the base in full precision, whatever it was tuned on.
 
+    The updates of further LoRA adapters on the same base are added: W + dW1 + dW2 (task arithmetic, Ilharco et al.
+    2022, arXiv:2212.04089, with weights of 1).
+
     Raises:
-        ModelError: it cannot be loaded, holds no adapter, or one of a kind that is no change of the weights.
+        ModelError: one cannot be loaded, holds no adapter, one of a kind that is no change of the weights, or several
+            cannot be added.
     """
+    from peft import PeftModel
+
     from luthier.models.load import ModelLoader
 
+    found = [_adapter_of(folder) for folder in (path, *others)]
+    for folder, own in zip(others, found[1:], strict=True):
+        if (own.kind, own.location, own.revision) != (found[0].kind, found[0].location, found[0].revision):
+            raise ModelError(
+                f"{folder}: stands on {own.location}, and {path} on {found[0].location}; they cannot be added"
+            )
+    model: Any = ModelLoader().load(ModelConfig(path=path, dtype="float32"))
+    if others:
+        _require_addable(path, model.peft_config[model.active_adapter])
+    model = merge(model)
+    for folder, own in zip(others, found[1:], strict=True):
+        more = PeftModel.from_pretrained(model, str(own.adapter))
+        _require_addable(folder, more.peft_config[more.active_adapter])
+        model = merge(more)
+    return cast("PreTrainedModel", model)
+
+
+def _adapter_of(path: str) -> Found:
     if not (Path(path).expanduser() / "adapter_config.json").is_file():
         raise ModelError(f"{path}: holds no adapter, so there is nothing to merge; a whole model is used as it is")
-    return merge(ModelLoader().load(ModelConfig(path=path, dtype="float32")))
+    return find(path)
 
 
-def save_merged(path: str, folder: str) -> dict[str, Any]:
+def _require_addable(path: str, settings: Any) -> None:
+    """Updates that do not depend on the weights that they are added to."""
+    kind = settings.peft_type.value.lower() + (" (DoRA)" if getattr(settings, "use_dora", False) else "")
+    if kind != "lora" or settings.modules_to_save:
+        whole = f" with whole modules ({settings.modules_to_save})" if settings.modules_to_save else ""
+        raise ModelError(
+            f"{path}: a {kind} adapter{whole} cannot be added to others, only plain lora can; merge it alone"
+        )
+
+
+def save_merged(path: str, folder: str, *others: str) -> dict[str, Any]:
     """Write the merged model of a tuned folder, with its tokenizer, as plain transformers loads it.
 
-    Returns the options of its chat template, for which such a folder has no place.
+    Returns the options of its chat template, for which such a folder has no place. `others` as for `merged`.
 
     Raises:
         ModelError: as `merged`.
@@ -49,7 +84,7 @@ def save_merged(path: str, folder: str) -> dict[str, Any]:
     place, loader, config = Path(folder), ModelLoader(), ModelConfig(path=path)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise OutputError(f"{folder}: holds something already; choose a new folder")
-    model, renderer = merged(path), loader.renderer(config)
+    model, renderer = merged(path, *others), loader.renderer(config)
     with atomic_folder(place) as new:
         model.save_pretrained(new)
         renderer.tokenizer.save_pretrained(new)

@@ -48,8 +48,12 @@ def fetch(name: Annotated[str, typer.Argument(help="A name from `luthier models 
 
 @app.command()
 def merge(
-    run: Annotated[
-        str, typer.Argument(help="The output folder of a run, or one of its checkpoints.", show_default=False)
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="The output folder of a run, or one of its checkpoints; of several, the updates are added.",
+            show_default=False,
+        ),
     ],
     *,
     output: Annotated[str, typer.Option("--output", "-o", help="A new folder for the model.", show_default=False)],
@@ -58,7 +62,7 @@ def merge(
     from luthier.adapters.merge import save_merged
     from luthier.cli.show import console
 
-    options = save_merged(run, output)
+    options = save_merged(runs[0], output, *runs[1:])
     console.print(f"merged model {output}\ntalk to it   luthier chat {output}")
     if options:
         console.print(f"note         it was tuned with template_options {options}; write them into configs that use it")

@@ -14,6 +14,7 @@ from luthier.adapters.merge import merge, merged, save_merged
 from luthier.config import ModelConfig
 from luthier.data.conversation import Message
 from luthier.errors import ModelError, OutputError
+from luthier.models.find import find
 from luthier.models.load import ModelLoader
 from tests.conftest import build_model
 
@@ -84,3 +85,48 @@ def test_what_cannot_be_merged(tiny: Path) -> None:
     assert merge(model) is model
     with pytest.raises(ModelError, match="holds no adapter, so there is nothing to merge"):
         merged(str(tiny))
+
+
+# ---- several -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(run_config: Callable[..., Any], tmp_path: Path) -> list[str]:
+    """Two runs on one base that learnt other things."""
+    for name, rank in (("a", 4), ("b", 2)):
+        rows = [{"prompt": f"{name} {i}?", "completion": f"{name * 3} {i}."} for i in range(12)]
+        adapter = {"type": "lora", "rank": rank}
+        config = run_config(rows, adapter=adapter, train__learning_rate=1e-2, output=str(tmp_path / name))
+        luthier.Factory().fine_tune(config)
+    return [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
+def test_several_adapters_on_one_base_in_plain_peft(two: list[str], tiny: Path, tmp_path: Path) -> None:
+    """Each is itself, however often they are switched; merged, both updates are there."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    alone = [logits(ModelLoader().load(ModelConfig(path=path))) for path in two]
+    model: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), two[0], adapter_name="a")
+    model.load_adapter(two[1], adapter_name="b")
+    for name, expected in (("a", alone[0]), ("b", alone[1]), ("a", alone[0])):
+        model.set_adapter(name)
+        assert float((logits(model.eval()) - expected).abs().max()) < 1e-6
+    model.base_model.set_adapter(["a", "b"])
+    both = logits(model)
+    assert min(float((both - one).abs().max()) for one in alone) > 1e-3
+    for order in (two, two[::-1]):
+        assert float((logits(merged(*order)) - both).abs().max()) < 1e-5
+
+
+def test_what_cannot_be_added(two: list[str], run_config: Callable[..., Any], tmp_path: Path) -> None:
+    dora = run_config(adapter={"type": "lora", "use_dora": True}, output=str(tmp_path / "dora"))
+    luthier.Factory().fine_tune(dora)
+    for paths in ([two[0], str(tmp_path / "dora")], [str(tmp_path / "dora"), two[0]]):
+        with pytest.raises(ModelError, match=r"dora: a lora \(DoRA\) adapter cannot be added to others"):
+            merged(*paths)
+    build_model(400, seed=3).save_pretrained(tmp_path / "other")
+    settings = Path(two[1]) / "adapter_config.json"
+    settings.write_text(settings.read_text().replace(str(find(two[1]).location), str(tmp_path / "other")))
+    with pytest.raises(ModelError, match="they cannot be added"):
+        merged(*two)
