@@ -108,7 +108,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / LOCK).open("w", encoding="utf-8")
         except OSError as error:
-            raise OutputError(f"output.dir: {self.path} cannot be written: {error.strerror}") from None
+            raise OutputError(f"output.dir: {self.path} cannot be made: {error.strerror}") from None
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

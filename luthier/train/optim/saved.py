@@ -121,9 +121,15 @@ def _put(entries: dict[str, Any], entry: str, value: Tensor | Number) -> None:
 
 
 def _tensor(name: str, entry: str, value: Tensor | Number) -> tuple[str, Tensor]:
-    """Name and tensor under which an entry is saved."""
+    """Name and tensor under which an entry is saved.
+
+    A matrix that lies in memory in another way (libraries cut it out of a larger one) says so: on some CPUs products
+    with it are rounded in another way.
+    """
     if isinstance(value, Tensor):
-        return f"{name}|{entry}", value.detach().contiguous()
+        cut = not value.is_contiguous() and 0 not in value.stride()
+        layout = ":" + "x".join(map(str, value.stride())) if cut else ""
+        return f"{name}|{entry}{layout}", value.detach().contiguous()
     kind = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
     return f"{name}|{entry}:{kind}", torch.tensor(value, dtype=_KINDS[kind][0])
 
@@ -131,4 +137,9 @@ def _tensor(name: str, entry: str, value: Tensor | Number) -> tuple[str, Tensor]
 def _entry(entry: str, tensor: Tensor) -> tuple[str, Tensor | Number]:
     """The reverse of `_tensor`."""
     name, colon, kind = entry.partition(":")
-    return (name, _KINDS[kind][1](tensor.item())) if colon else (entry, tensor)
+    if not colon:
+        return entry, tensor
+    if kind in _KINDS:
+        return name, _KINDS[kind][1](tensor.item())
+    strides = tuple(map(int, kind.split("x")))
+    return name, torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
