@@ -73,9 +73,6 @@ def one(name: str, steps: int, claim: bool) -> dict[str, Any]:
             seconds.append(progress.seconds)
             return False
 
-    class Trained(Factory):
-        """Remembers the job, whose memory is counted afterwards."""
-
     with tempfile.TemporaryDirectory() as folder:
         config = parse_config(
             {
@@ -90,7 +87,7 @@ def one(name: str, steps: int, claim: bool) -> dict[str, Any]:
             }
         )  # fmt: skip
         started = time.monotonic()
-        model, metrics = Trained().fine_tune(config, observers=[Watch()])
+        model, metrics = Factory().fine_tune(config, observers=[Watch()])
         count, total = count_parameters(model)
         import torch
 

@@ -20,6 +20,7 @@ from luthier.system.hardware import (
     CPU_TOKENS,
     GPU_TOKENS,
     LIBRARIES,
+    MemoryLimit,
     bf16_is_native,
     choose_precision,
     environment,
@@ -107,16 +108,15 @@ def test_peak_memory_is_in_bytes() -> None:
 
 
 def test_memory_is_limited_between_operations() -> None:
+    """Once; and what stood there before stands there again."""
     before = signal.getsignal(signal.SIGALRM)
-    kept = []
-    with pytest.raises(MemoryError, match="GB are held, more than"), memory_limit(held_memory_bytes() + 100_000_000):
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            kept.append(bytearray(20_000_000) if len(kept) < 10 else b"")
+    looks = 0
+    with pytest.raises(MemoryLimit, match="GB are held, more than"), memory_limit(held_memory_bytes() // 2):
+        for looks in range(2000):  # noqa: B007
             time.sleep(0.01)
-    assert 3 <= len(kept) < 500
+    assert looks < 1000
     assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    with memory_limit(held_memory_bytes() + 10**9):
+    with memory_limit(held_memory_bytes() + 10**10):
         time.sleep(0.12)
     assert signal.getsignal(signal.SIGALRM) is before
 
