@@ -284,15 +284,13 @@ def _counts(job: Job) -> str:
 
 
 def _on_disk(tree: object) -> Iterator[Path]:
-    """What a part of a config names on this machine: a teacher, reward models, files with code."""
-    if isinstance(tree, Mapping):
-        tree = list(tree.values())
+    """What an objective names on this machine: a teacher, reward models, files with code."""
     if isinstance(tree, list):
         yield from (path for value in tree for path in _on_disk(value))
-    elif isinstance(tree, str) and tree:
-        with suppress(OSError, ValueError):  # regular expressions are texts too
-            if (path := Path(tree).expanduser()).exists():
-                yield path
+    if isinstance(tree, Mapping):
+        yield from _on_disk(list(tree.values()))
+        named = (Path(tree[key]).expanduser() for key in ("path", "teacher") if tree.get(key))
+        yield from (path for path in named if path.exists())
 
 
 def _data_id(data: Prepared, files: Sequence[Path]) -> str:

@@ -188,12 +188,13 @@ def memory_limit(most_bytes: int) -> Iterator[None]:
             raise MemoryLimit(f"{holds / 1e9:.2f} GB are held, more than {most_bytes / 1e9:.2f} GB")
 
     before = signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
+    timer = signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)  # of whoever had one
 
 
 def is_out_of_memory(error: Exception) -> bool:

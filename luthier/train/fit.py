@@ -151,10 +151,10 @@ def measure(job: Job, chosen: Chosen, *, process: int, steps: int) -> Fit:
     job = replace(job, evaluate=None, observers=())
     loading = peak_memory_bytes()
     restart_peak_memory()
-    seconds, small = None, 0
+    seconds, small, largest = None, 0, chosen.largest_tokens
     try:
         if isinstance(job.objective, Online):
-            seconds = _seconds_online(job, job.objective.updates)
+            seconds, largest = _drawn(job, job.objective.updates)
         else:
             _make(job, chosen.small)
             small = peak_memory_bytes()
@@ -170,19 +170,19 @@ def measure(job: Job, chosen: Chosen, *, process: int, steps: int) -> Fit:
     fixed = process + parts.weights + parts.gradients + parts.optimizer
     if seconds is None:
         logits = _logits_bytes(job, chosen.small_tokens)
-        activations = int(max(small - fixed - logits, 0) * chosen.largest_tokens / chosen.small_tokens)
+        activations = int(max(small - fixed - logits, 0) * largest / chosen.small_tokens)
     else:
-        logits = _logits_bytes(job, chosen.largest_tokens)
+        logits = _logits_bytes(job, largest)
         activations = max(peak_memory_bytes() - fixed - logits, 0)
     return Fit(
         process=process,
         weights=parts.weights,
         gradients=parts.gradients,
         optimizer=parts.optimizer,
-        logits=_logits_bytes(job, chosen.largest_tokens),
+        logits=_logits_bytes(job, largest),
         activations=activations,
         loading=loading,
-        largest_tokens=chosen.largest_tokens,
+        largest_tokens=largest,
         steps=steps,
         seconds_per_step=seconds,
         measured=seconds is not None,
@@ -207,15 +207,16 @@ def _seconds(job: Job, chosen: Chosen) -> float:
     return seconds + added * (chosen.tokens_per_step - tokens)
 
 
-def _seconds_online(job: Job, updates: int) -> float:
-    """Of a mean step, drawing the answers included; the first set of answers is there to warm up."""
-    made = job.loader.steps()
-    started = 0.0
+def _drawn(job: Job, updates: int) -> tuple[float, int]:
+    """Seconds of a mean step, drawing the answers included (a first set is there to warm up), and the most tokens."""
+    steps = job.loader.steps()
+    started, largest = 0.0, 0
     for _ in range(2):
         started = time.perf_counter()
-        for _ in range(updates):
-            run_step(job, State(), next(made))
-    return (time.perf_counter() - started) / updates
+        for step in islice(steps, updates):
+            run_step(job, State(), step)
+            largest = max(largest, *(batch.ids.numel() for batch in step.micro_batches))
+    return (time.perf_counter() - started) / updates, largest
 
 
 def _logits_bytes(job: Job, tokens: int) -> int:

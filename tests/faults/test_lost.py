@@ -173,6 +173,17 @@ def test_what_an_objective_needs_is_never_removed(run_config: Make, online: Make
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_folder_with_the_name_of_its_objective(
+    run_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Is nothing that the objective needs."""
+    monkeypatch.chdir(tmp_path)
+    config = run_config(pair_rows(16), objective="dpo", output="dpo")
+    with pytest.raises(Interrupted):
+        luthier.Factory().fine_tune(config, observers=[StopAt(2)])
+    luthier.Factory().fine_tune(config)
+
+
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
 
 

@@ -151,6 +151,8 @@ def test_answers_are_drawn_for_online_objectives(online: Make, kind: str) -> Non
     config = online(kind)
     fit = Factory().check(config, most_bytes=PLENTY).fit
     assert fit is not None and fit.measured and fit.seconds_per_step and fit.steps == 20
+    prompts = [row.tokens for row in Factory().prepare(config).data.train]
+    assert fit.largest_tokens > 4 * max(prompts)  # six answers to each of four
 
 
 def test_time_is_what_further_micro_batches_add(monkeypatch: pytest.MonkeyPatch) -> None:
