@@ -80,7 +80,8 @@ class Assembly:
         data = self.ready.data if only is None else replace(self.ready.data, train=only, held_out=[])
         data = self._asked(base, _companioned(self.objective, data))
         rows = self._rows(data)
-        model = self._adapted(base, rows, total_steps, restart=restart)
+        passes = _passes(rows) * total_steps if only is None else 0  # a job to look at measures as little as can be
+        model = self._adapted(base, rows, total_steps, passes, restart=restart)
         forward = Forward(model, self.precision, embedding_noise=needs.embedding_noise, teacher=self._teacher)
         wrapped = strategy.prepare(model)
         decays = {"weight_decay": config.train.weight_decay, "layer_decay": config.train.layer_decay}
@@ -143,12 +144,14 @@ class Assembly:
 
     # ---- model -------------------------------------------------------------------------------------------------
 
-    def _adapted(self, base: PreTrainedModel, rows: Loader, total_steps: int, *, restart: bool) -> PreTrainedModel:
+    def _adapted(
+        self, base: PreTrainedModel, rows: Loader, total_steps: int, micro_batches: int, *, restart: bool
+    ) -> PreTrainedModel:
         """The model with what is trained of it."""
         tuned = Path(self.config.model.path).expanduser()
         run = Run(
             total_steps=total_steps,
-            micro_batches=_passes(rows) * total_steps,
+            micro_batches=micro_batches,
             calibrate=lambda model: self._calibrate(model, rows),
             checkpoint=(lambda: None) if restart else self.checkpoints.newest,
             start=tuned if (tuned / "adapter_config.json").is_file() else None,

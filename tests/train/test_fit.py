@@ -167,7 +167,9 @@ def test_time_is_what_further_micro_batches_add(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_schedule_of_the_whole_run(run_config: Make) -> None:
     """What depends on the run's length is not asked about the few rows that are looked at."""
-    config = run_config(chat_rows(300), adapter="adalora", train__max_steps=None, train__batch_size=32)
+    config = run_config(
+        chat_rows(600), adapter="adalora", train__max_steps=None, train__epochs=1, train__batch_size=100
+    )
     found = Factory().check(config)
     assert [f for f in found.report.findings if f.level == "error"] == []
 
