@@ -121,11 +121,12 @@ class Assembly:
         import matplotlib.figure  # noqa: F401 - the end of a run draws, beside what training left in memory
 
         rows = self._rows(self.ready.data)
-        chosen, process = choose(rows), held_memory_bytes()
+        steps = self._total_steps(rows)
+        chosen, process = choose(rows, steps=steps), held_memory_bytes()
         try:
             with memory_limit(most_bytes) if most_bytes else nullcontext():
                 job = self.job(restart=True, only=chosen.rows)
-                return measure(job, chosen, process=process, steps=self._total_steps(rows)) if most_bytes else None
+                return measure(job, chosen, process=process, steps=steps) if most_bytes else None
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

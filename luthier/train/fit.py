@@ -84,21 +84,26 @@ class Fit:
 # ---- which steps ------------------------------------------------------------------------------------------------
 
 
-def choose(loader: Loader) -> Chosen:
-    """The steps that say what the others take."""
-    steps = []
+def choose(loader: Loader, *, steps: int) -> Chosen:
+    """What says how the `steps` of a run are.
+
+    Where there will be others than those looked at, the longest row is taken to come together with the first ones.
+    """
+    looked = []
     for rows, _, after in islice(loader.picks(), SEEN_STEPS):
-        steps.append(_groups(loader, rows))
+        looked.append(_groups(loader, rows))
         if after[1] == 0:  # the end of the epoch
             break
-    longest = max(loader.examples, key=loader.layout.size)
-    beside = next(loader.picks())[0][1:]
-    largest = max([*steps, _groups(loader, [longest, *beside])], key=lambda groups: _tokens(loader, groups[0]))
-    tokens = [sum(_tokens(loader, group) for group in groups) for groups in steps]
+    possible = list(looked)
+    if steps > len(looked):
+        longest = max(loader.examples, key=loader.layout.size)
+        possible.append(_groups(loader, [longest, *next(loader.picks())[0][1:]]))
+    largest = max(possible, key=lambda groups: _tokens(loader, groups[0]))
+    tokens = [sum(_tokens(loader, group) for group in groups) for groups in looked]
     mean, most = sum(tokens) / len(tokens), _tokens(loader, largest[0])
-    usual = sorted(range(len(steps)), key=lambda i: abs(tokens[i] - mean))[:2]
+    usual = sorted(range(len(looked)), key=lambda i: abs(tokens[i] - mean))[:2]
     small = _small(loader, SMALL * most)
-    timed = [steps[usual[0]][:1], *(_spread(steps[i]) for i in usual)]
+    timed = [looked[usual[0]][:1], *(_spread(looked[i]) for i in usual)]
     wanted = [small, _joined(largest[:MICRO_BATCHES]), *map(_joined, timed)]
     rows_of = {id(row): row for row in _joined(wanted)}
     places = {key: place for place, key in enumerate(rows_of)}

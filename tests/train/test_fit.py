@@ -45,7 +45,7 @@ def test_the_chosen_steps_are_the_largest_and_usual_ones(run_config: Make, layou
     loader = Loader(rows, batch_size=batch_size, seed=3, layout=layout)
     of_the_run = [step for _, step in zip(range(loader.steps_per_epoch), loader.steps(), strict=False)]
     sizes = [[batch.ids.numel() for batch in step.micro_batches] for step in of_the_run]
-    chosen = choose(loader)
+    chosen = choose(loader, steps=1000)
     subset = Loader(chosen.rows, batch_size=batch_size, seed=3, layout=layout)
 
     def made(places: list[int]) -> list[int]:
@@ -66,7 +66,7 @@ def test_the_longest_row_counts_where_it_comes_late(run_config: Make, monkeypatc
     layout = Layout(packing=True, tokens=1)
     longest = max(layout.size(row) for row in rows)
     monkeypatch.setattr(room, "SEEN_STEPS", 1)
-    assert choose(Loader(rows, batch_size=2, seed=0, layout=layout)).largest_tokens == longest
+    assert choose(Loader(rows, batch_size=2, seed=0, layout=layout), steps=9).largest_tokens == longest
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
@@ -96,8 +96,8 @@ def test_memory_that_ends_before_the_largest_step(run_config: Make, monkeypatch:
     said = list[room.Chosen]()
     pick = room.choose
 
-    def choose(loader: Any) -> Any:
-        said.append(pick(loader))
+    def choose(loader: Any, *, steps: int) -> Any:
+        said.append(pick(loader, steps=steps))
         return said[0]
 
     monkeypatch.setattr("luthier.assembly.choose", choose)
