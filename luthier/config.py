@@ -51,18 +51,36 @@ class ModelConfig(Section):
 
 
 class SourceConfig(Section):
-    """One file of rows."""
+    """Rows from one place: a file, a folder, a pattern such as `rows/*.csv`, or `hub:owner/name`."""
 
     bare = "path"
     path: str
-    """A .json or .jsonl file."""
+    """JSON, JSON Lines, CSV, TSV, text, Markdown, Parquet, Arrow or XLSX, also packed (.gz, .bz2, .zst); a folder or a
+    pattern of such files; `-` for standard input; or `hub:owner/name`."""
     format: str = "auto"
     """Layout of the rows (`luthier plugins format`); auto: recognised, and refused when two would fit."""
     limit: Positive | None = None
     """Take only the first rows."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """How often each row is seen in an epoch: 2 is twice, 0.5 takes half of the rows, always the same."""
     columns: dict[str, str] = Field(default={})
     """Keys of the layout and the keys of the file that hold them, for example `{instruction: question, output: reply}`;
     keys that are not named are then not read. Empty: every key, under its own name."""
+    turns: dict[str, str] = Field(default={})
+    """What the turns of a conversation call their parts, where that is not what ShareGPT or OpenAI call them: the keys
+    `role` and `content`, and the speakers `user`, `assistant`, `system`, `tool` and `function_call`."""
+    name: str | None = None
+    """Which data set of a dataset_info.json."""
+    encoding: str = "auto"
+    """Encoding of text; auto: UTF-8, UTF-16, GB18030 or Western, as found, and refused where it cannot be told."""
+    text_unit: Literal["auto", "line", "paragraph", "file"] = "auto"
+    """What one text of a plain text file is; auto: a paragraph where empty lines lie between, else a line."""
+    sheet: str | None = None
+    """Sheet of an XLSX file, where several have rows."""
+    subset: str | None = None
+    """Configuration of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
 
 
 class DataConfig(Settings):
@@ -74,7 +92,7 @@ class DataConfig(Settings):
         return [value] if isinstance(value, str | dict) else value
 
     train: Annotated[list[SourceConfig], Field(min_length=1)]
-    """Files to train on, each a path or `{path, format, limit, columns}`; one alone needs no list."""
+    """What to train on, each a path or `{path, format, limit, weight, ...}`; one alone needs no list."""
     held_out: Annotated[float, Field(ge=0, lt=1)] | list[SourceConfig] = 0.1
     """Rows never trained on: a share of the training rows (chosen by each row's content), or files of their own."""
     max_length: Positive = 1024

@@ -33,6 +33,15 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from luthier.errors import UserError
 
 BUILT_IN: dict[str, dict[str, str]] = {
+    "file": {
+        "json": "luthier.data.files.json:Json",
+        "table": "luthier.data.files.table:Table",
+        "text": "luthier.data.files.text:PlainText",
+        "columnar": "luthier.data.files.columnar:Columnar",
+        "yaml": "luthier.data.files.yaml:Yaml",
+        "po": "luthier.data.files.po:Po",
+        "sheet": "luthier.data.files.sheet:Sheet",
+    },
     "format": {
         "messages": "luthier.data.formats.messages:Messages",
         "sharegpt": "luthier.data.formats.sharegpt:ShareGPT",
@@ -41,6 +50,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "preference": "luthier.data.formats.preference:PreferencePair",
         "labelled": "luthier.data.formats.labelled:LabelledAnswer",
         "prompt": "luthier.data.formats.prompt:Prompt",
+        "choice": "luthier.data.formats.choice:Choice",
+        "parallel": "luthier.data.formats.parallel:Parallel",
+        "turns": "luthier.data.formats.turns:Turns",
         "text": "luthier.data.formats.text:PlainText",
     },
     "adapter": {

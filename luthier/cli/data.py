@@ -1,12 +1,22 @@
-"""`luthier data show FILE`: what a file is, and its rows as the model sees them."""
+"""`luthier data`: what a file is and what is in it, and its rows as the model sees them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from luthier.data.inspect import Inspection
+
 app = typer.Typer(help="Look at data.", no_args_is_help=True)
+SOURCE = typer.Argument(
+    help="A file, a folder, a pattern, `-` for standard input, or hub:owner/name.", show_default=False
+)
+MODEL = typer.Option(help="Whose chat template renders the rows.")
+FORMAT = typer.Option(help="Read the rows as this format.")
+OPTIONS = typer.Option("--set", help="Other settings of the source, e.g. --set encoding=gb18030.")
 
 
 @app.callback()
@@ -14,50 +24,120 @@ def _group() -> None:
     """Look at data."""
 
 
+def _source(path: str, format: str, options: Iterable[str]) -> Any:
+    from luthier.config import SourceConfig, apply_override, parse_section
+    from luthier.data.sources import resolved
+
+    tree: dict[str, Any] = {"path": path, "format": format}
+    for option in options:
+        apply_override(tree, option)
+    return resolved(parse_section(SourceConfig, tree, source=path))
+
+
+@app.command()
+def inspect(
+    source: Annotated[str, SOURCE],
+    *,
+    model: Annotated[str, MODEL] = "smollm2-135m-instruct",
+    rows: Annotated[int, typer.Option(help="How many rows to show.", min=0)] = 2,
+    format: Annotated[str, FORMAT] = "auto",
+    options: Annotated[list[str] | None, OPTIONS] = None,
+) -> None:
+    """Say what a file is taken for and why, what is in it, and what of it nobody looks at."""
+    from luthier.data.inspect import inspect as look
+    from luthier.data.sources import files_of
+
+    settings = _source(source, format, options or ())
+    for file in files_of(settings):
+        found = look(settings, file, shown=rows)
+        _say(found)
+        _rendered(found.reading.format, found.first, model)
+
+
+def _say(found: Inspection) -> None:
+    from luthier.cli import show
+    from luthier.data.formats.base import named
+
+    reading = found.reading
+    show.console.print(str(reading), markup=False, style="bold")
+    others = ", ".join(f"{name} reads {100 * share:.0f} %" for name, share in found.others.items())
+    lines = [
+        ("why", f"{100 * found.share:.0f} % of the first rows have {named(reading.format).evidence}"
+                + (f"; {others}" if others else "")),
+        ("encoding", found.encoding),
+        ("not read", ", ".join(found.unread)),
+        ("usable", f"{found.usable:,} of {reading.rows:,} rows"),
+        ("characters", show.spread(found.characters)),
+        ("languages", show.languages(found.sample)),
+        ("said twice", f"{found.repeated:,} rows say what another one says" if found.repeated else ""),
+    ]  # fmt: skip
+    lines += [(f"{count:,} x {reason}", str(found.bad[reason][0])) for reason, count in found.bad_counts.most_common()]
+    show.table("", ("", ""), [line for line in lines if line[1]])
+
+
 @app.command()
 def show(
-    file: Annotated[str, typer.Argument(help="A .json or .jsonl file.", show_default=False)],
+    source: Annotated[str, SOURCE],
     *,
-    model: Annotated[str, typer.Option(help="Whose chat template renders the rows.")] = "smollm2-135m-instruct",
+    model: Annotated[str, MODEL] = "smollm2-135m-instruct",
     row: Annotated[int | None, typer.Option(help="Show this row (the first is 1).", min=1)] = None,
     rows: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 2,
-    format: Annotated[str, typer.Option(help="Read the rows as this format.")] = "auto",
+    format: Annotated[str, FORMAT] = "auto",
+    options: Annotated[list[str] | None, OPTIONS] = None,
 ) -> None:
-    """Say which layout a file has, and print rows with their trained tokens coloured."""
+    """Print rows with their trained tokens coloured."""
+    from itertools import chain, islice
+
     from luthier.cli import show as shown
-    from luthier.config import ModelConfig, SourceConfig
-    from luthier.data.formats.base import named
+    from luthier.data.formats.base import SAMPLE_ROWS
     from luthier.data.processor import Reading, recognised
-    from luthier.data.sources import read_rows
-    from luthier.errors import DataError, RowError
-    from luthier.models.load import ModelLoader
+    from luthier.data.sources import files_of, how, rows_of, with_columns
+    from luthier.errors import DataError
 
-    all_rows = list(read_rows(file))
-    if not all_rows:
+    settings = _source(source, format, options or ())
+    file, reading = files_of(settings)[0], how(settings)
+    every = rows_of(settings, file, reading, limit=settings.limit)
+    head = list(islice(every, SAMPLE_ROWS))
+    if not head:
         raise DataError(f"{file}: the file holds no rows")
-    name = recognised(SourceConfig(path=file, format=format), all_rows)
-    shown.console.print(str(Reading(file, name, format == "auto", len(all_rows))), markup=False)
-    if row is not None and row > len(all_rows):
-        raise DataError(f"{file}: --row {row}, but the file has {len(all_rows)} rows")
-    chosen = all_rows[:rows] if row is None else [all_rows[row - 1]]
-    loader, config = ModelLoader(), ModelConfig(path=model)
-    renderer = loader.renderer(config)
-    for one in chosen:
-        try:
-            content = named(name).read(one)
-            _print(content, str(one.origin), renderer)
-        except RowError as error:
-            shown.console.print(f"{one.origin}: cannot be used: {error.detail} ({error.reason})", markup=False)
+    name, columns = recognised(settings, head, file)
+    first = rows if row is None else row
+    start = 0 if row is None else row - 1
+    whole = chain(head, every)
+    chosen = list(islice(with_columns(whole, columns, file) if columns else whole, start, first))
+    if not chosen:
+        raise DataError(f"{file}: --row {row}, but the file has fewer rows")
+    shown.console.print(str(Reading(file, name, format == "auto", None, reading.found, columns)), markup=False)
+    _rendered(name, chosen, model)
 
 
-def _print(content: object, where: str, renderer: object) -> None:
-    from luthier.cli.show import rendered
-    from luthier.data.conversation import Conversation, Text
-    from luthier.data.render import Renderer
+def _rendered(format: str, rows: Iterable[Any], model: str) -> None:
+    """Print rows as the model sees them."""
+    from luthier.cli import show as shown
+    from luthier.config import ModelConfig
+    from luthier.data.conversation import Task, Text, conversations
+    from luthier.data.formats.base import read
+    from luthier.data.render import Tokens
+    from luthier.errors import RowError
+    from luthier.models.load import ModelLoader
     from luthier.train.check import Sample, pieces
 
-    assert isinstance(renderer, Renderer) and isinstance(content, Conversation | Text)
-    sequences = renderer.conversation(content) if isinstance(content, Conversation) else [renderer.whole(content)]
-    for number, tokens in enumerate(sequences, 1):
-        part = f" (sequence {number} of {len(sequences)})" if len(sequences) > 1 else ""
-        rendered(Sample(where + part, pieces(tokens, renderer)))
+    rows = list(rows)
+    if not rows:
+        return
+    renderer = ModelLoader().renderer(ModelConfig(path=model))
+    for row in rows:
+        try:
+            content = read(format, row)
+            if isinstance(content, Text):
+                sequences = [renderer.whole(content)]
+            elif not isinstance(content, Task):
+                sequences = [tokens for talk in conversations(content) for tokens in renderer.conversation(talk)]
+            else:
+                sequences = [Tokens.unsupervised(renderer.prompt(content.asked.messages, content.asked.tools))]
+        except RowError as error:
+            shown.console.print(f"{row.origin}: cannot be used: {error.detail} ({error.reason})", markup=False)
+            continue
+        for number, tokens in enumerate(sequences, 1):
+            part = f" (sequence {number} of {len(sequences)})" if len(sequences) > 1 else ""
+            shown.rendered(Sample(f"{row.origin}{part}", pieces(tokens, renderer)))

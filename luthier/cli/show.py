@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,28 @@ def findings(report: Report) -> None:
 def metrics(values: Mapping[str, float]) -> None:
     """Print names and numbers."""
     table("", ("measured", "value"), [(name, number(value)) for name, value in values.items()])
+
+
+def spread(values: Sequence[int]) -> str:
+    """Median, 95th percentile and largest of some numbers."""
+    if not values:
+        return ""
+    ordered = sorted(values)
+    middle, high = ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]
+    return f"median {middle:,}, 95 % up to {high:,}, longest {ordered[-1]:,}"
+
+
+def languages(texts: Sequence[str]) -> str:
+    """What share of some texts is in which language; nothing where that cannot be told here."""
+    from luthier.data.language import language
+    from luthier.errors import MissingExtra
+
+    try:
+        counts = Counter(language(text)[0] or "none" for text in texts)
+    except MissingExtra as missing:
+        return str(missing)
+    shares = ", ".join(f"{100 * count / len(texts):.0f} % {code}" for code, count in counts.most_common(4))
+    return f"{shares} (of {len(texts)} rows)" if texts else ""
 
 
 def number(value: float) -> str:

@@ -5,19 +5,20 @@ Replaceable: `Factory(data=...)` takes any `DataProcessorLike`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import ClassVar, Protocol
 
 from luthier.config import DataConfig, SourceConfig
 from luthier.data.conversation import Content, Origin, Row
 from luthier.data.formats import base as formats
+from luthier.data.formats.columns import mapping
 from luthier.data.ledger import Entry, Ledger, Outcome, Side
 from luthier.data.pack import Example
 from luthier.data.render import Renderer, Tokens
-from luthier.data.sources import read_rows, with_columns
-from luthier.data.split import sides
+from luthier.data.sources import files_of, how, resolved, rows_of, with_columns
+from luthier.data.split import place, sides
 from luthier.errors import DataError, RowError
 from luthier.plugins import UnknownPart, names
 
@@ -36,16 +37,21 @@ class Renders(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was decided about one file: its format, whether it was recognised or named, and its number of rows."""
+    """What was decided about one file: its format and whether it was recognised or named, and how it was read."""
 
     file: str
     format: str
     recognised: bool
-    rows: int
+    rows: int | None
+    found: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        how = "recognised" if self.recognised else "as the config says"
-        return f"{self.file}: {self.rows} rows, format {self.format} ({how})"
+        by = "recognised" if self.recognised else "as the config says"
+        named = ", ".join(f"{key} is {column!r}" for key, column in self.columns.items())
+        found = "".join(f"; {part}" for part in (self.found, named) if part)
+        rows = "" if self.rows is None else f"{self.rows} rows, "
+        return f"{self.file}: {rows}format {self.format} ({by}{found})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class ReadRow:
 
     origin: Origin
     content: Content
+    weight: float = 1.0
 
 
 class DataProcessorLike(Protocol):
@@ -94,7 +101,8 @@ class DataProcessor:
         for row, side in placed:
             example = _render(row, "train" if side == "train" else "held_out", config, renderer, objective, ledger)
             if example is not None:
-                parts[side].append(example)
+                seen = times(example.content_id, row.weight) if side == "train" else 1
+                parts[side] += [example] * seen
         ledger.close()
         if not parts["train"]:
             why = (
@@ -115,30 +123,59 @@ class DataProcessor:
     ) -> list[ReadRow]:
         """The rows of some files, in their layouts; rows that cannot be used go to the ledger."""
         result = []
-        for source in sources:
-            rows = list(read_rows(source.path, limit=source.limit))
-            if not rows:
-                raise DataError(f"{source.path}: the file holds no rows")
-            if source.columns:
-                rows = with_columns(rows, source.columns, source.path)
-            format_name = recognised(source, rows)
-            readings.append(Reading(source.path, format_name, source.format == "auto", len(rows)))
-            for row in rows:
-                ledger.read()
-                try:
-                    result.append(ReadRow(row.origin, formats.named(format_name).read(row)))
-                except RowError as error:
-                    ledger.drop(row.origin, error, side=side)
+        for given in sources:
+            source = resolved(given)
+            left = source.limit
+            for file in files_of(source):
+                reading = how(source)
+                rows = rows_of(source, file, reading, limit=left)
+                head = list(islice(rows, formats.SAMPLE_ROWS))
+                if not head:
+                    raise DataError(f"{file}: the file holds no rows")
+                name, columns = recognised(source, head, file)
+                every: Iterator[Row] = chain(head, rows)
+                before = ledger.rows_read
+                for row in with_columns(every, columns, file) if columns else every:
+                    ledger.read()
+                    try:
+                        result.append(ReadRow(row.origin, formats.read(name, row), source.weight))
+                    except RowError as error:
+                        ledger.drop(row.origin, error, side=side)
+                count = ledger.rows_read - before
+                readings.append(Reading(file, name, source.format == "auto", count, reading.found, columns))
+                left = None if left is None else left - count
+                if left == 0:
+                    break
         return result
 
 
-def recognised(source: SourceConfig, rows: Sequence[Row]) -> str:
-    """The format of a file: the one the config names, or the one its rows have."""
-    if source.format == "auto":
-        return formats.recognise(list(islice(rows, formats.SAMPLE_ROWS)), source.path)
-    if source.format not in names("format"):
-        raise UnknownPart("format", source.format)
-    return source.format
+def recognised(source: SourceConfig, rows: Sequence[Row], file: str) -> tuple[str, dict[str, str]]:
+    """The format of a file, the one the config names or the one its rows have; and columns that are called otherwise.
+
+    Raises:
+        DataError: it is none, or may be several.
+    """
+    if source.format != "auto":
+        if source.format not in names("format"):
+            raise UnknownPart("format", source.format)
+        return source.format, {}
+    rows = rows[: formats.SAMPLE_ROWS]
+    there = dict.fromkeys(key for row in rows if isinstance(row.value, dict) for key in row.value)
+    try:
+        name = formats.recognise(rows, file)
+    except formats.NoFormat:
+        columns = {} if source.columns else mapping(there, file)
+        if not columns:
+            raise
+        return formats.recognise(list(with_columns(iter(rows), columns, file)), file), columns
+    if name == "text" and not source.columns:
+        mapping(there, file)  # a text beside its class may be meant as a question
+    return name, {}
+
+
+def times(content_id: str, weight: float) -> int:
+    """How often a row is seen in an epoch: its source's weight, the fraction rounded up for that share of the rows."""
+    return int(weight) + (place(content_id, "weight") < weight % 1)
 
 
 def _render(

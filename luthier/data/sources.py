@@ -1,170 +1,192 @@
-"""Files into rows, each with its file and line. Knows JSON, not layouts.
+"""What a config names as data, into rows, each with its file and line: files, folders, patterns, `-`, and the hub.
 
-Reads a JSON array, an object whose only key holds an array of rows, JSON Lines, and JSON values one after another;
-which of them a file is, its content says, not its name.
+Knows where rows come from, not what kind of file they are in (`files/`) nor what they mean (`formats/`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from luthier.config import SourceConfig
 from luthier.data.conversation import Origin, Row
-from luthier.data.strict import StrictDecoder
-from luthier.errors import DataError
+from luthier.data.dataset_info import FILE, DataSets
+from luthier.data.files.base import How, kind_of, suffixes
+from luthier.data.files.opened import CHUNK, PACKED, opened
+from luthier.data.formats.listed import listed
+from luthier.errors import DataError, MissingExtra
 from luthier.plugins import suggestion
 
-SUFFIXES = (".json", ".jsonl")
-_WHITE = " \t\r\n"
+HUB = "hub:"
+STDIN = "-"
+PATTERN = frozenset("*?[")
+SPEAKERS = {
+    "user": "human", "assistant": "gpt", "system": "system", "tool": "observation", "function_call": "function_call",
+}  # fmt: skip
+"""Who speaks, and what ShareGPT calls them."""
+NOT_ROWS = ("readme", "license", "licence", "dataset_info.json", "dataset_dict.json", "state.json")
+"""How files in a folder of data are called that are about it."""
 
 
-def read_rows(path: str | Path, *, limit: int | None = None) -> Iterator[Row]:
-    """The rows of one file, in order.
+def read_rows(path: str | Path, *, limit: int | None = None, how: How | None = None) -> Iterator[Row]:
+    """The rows of one file, in order, none held.
 
     Raises:
-        DataError: no such file, not text, not JSON (with the line), or not of a known suffix.
+        DataError: no such file, of no known kind, or not what it should be (with the line).
     """
-    for line, value in islice(_values(_read_text(Path(path)), str(path)), limit):
-        yield Row(Origin(str(path), line), value)
+    with opened(Path(path)) as file:
+        for line, value in islice(kind_of(file).rows(file, how or How()), limit):
+            yield Row(Origin(str(path), line), value)
 
 
-def with_columns(rows: Sequence[Row], columns: Mapping[str, str], file: str) -> list[Row]:
+def resolved(source: SourceConfig) -> SourceConfig:
+    """The source itself; of a dataset_info.json, the data set that it names.
+
+    Raises:
+        DataError: there is none of that name.
+    """
+    if Path(source.path).name != FILE:
+        if source.name is not None:
+            raise DataError(f"{source.path}: name: only a {FILE} has data sets with names")
+        return source
+    sets = DataSets.read(Path(source.path))
+    if source.name is None:
+        first = next(iter(sets.entries), "alpaca_en_demo")
+        raise DataError(f"{source.path}: names data sets; write {{path: {source.path}, name: {first}}}")
+    found, _ = sets.sources(source.name, most=source.limit)
+    return source.model_copy(update=dict(SourceConfig.model_validate(found[0])) | {"weight": source.weight})
+
+
+def files_of(source: SourceConfig) -> list[str]:
+    """The files that a source names, in the order of their names.
+
+    Raises:
+        DataError: there is none, or a link leads out of the folder.
+    """
+    if source.path.startswith(HUB) or source.path == STDIN:
+        return [source.path]
+    path = Path(source.path)
+    if PATTERN & set(source.path) and not path.exists():
+        root = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if PATTERN & set(part))])
+        found = [file for file in root.glob(str(path.relative_to(root))) if file.is_file()]
+    elif path.is_dir():
+        root, found = path, _inside(path)
+    else:
+        return [source.path]
+    inside = root.resolve()
+    for file in found:
+        if not file.resolve().is_relative_to(inside):
+            raise DataError(f"{file}: a link out of {root}; name the file it leads to")
+    if not found:
+        raise DataError(f"{source.path}: no file of rows there; allowed: {', '.join(suffixes())}")
+    return sorted(map(str, found))
+
+
+def _inside(folder: Path) -> list[Path]:
+    known = set(suffixes())
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            inner = Path(name).with_suffix("") if Path(name).suffix.lower() in PACKED.values() else Path(name)
+            about = name.lower().startswith(NOT_ROWS) or name.startswith(".")
+            if inner.suffix.lower() in known and not about:
+                found.append(Path(place) / name)
+    return found
+
+
+def rows_of(source: SourceConfig, file: str, reading: How, *, limit: int | None = None) -> Iterator[Row]:
+    """The rows of one of a source's files, its columns under the names that layouts have for them.
+
+    Raises:
+        DataError: as `read_rows`; or a column that no row has.
+    """
+    rows: Iterator[Row]
+    if file.startswith(HUB):
+        rows = islice(_hub_rows(source), limit)
+    elif file == STDIN:
+        rows = islice(_stdin_rows(reading), limit)
+    else:
+        rows = read_rows(file, limit=limit, how=reading)
+    rows = with_columns(rows, source.columns, file) if source.columns else rows
+    return with_turns(rows, source.turns) if source.turns else rows
+
+
+def how(source: SourceConfig) -> How:
+    """What a source says about reading its files."""
+    return How(source.encoding, source.text_unit, source.sheet)
+
+
+def with_columns(rows: Iterator[Row], columns: Mapping[str, str], file: str) -> Iterator[Row]:
     """Rows that hold nothing but the columns named, each under the key that its layout has for it.
 
     Raises:
-        DataError: a column that no row has.
+        DataError: at the end: a column that no row has.
     """
-    there = {key for row in rows if isinstance(row.value, dict) for key in row.value}
+    there: dict[str, None] = {}
+    for row in rows:
+        if isinstance(row.value, dict):
+            there |= dict.fromkeys(row.value)
+            kept = {own: row.value[theirs] for own, theirs in columns.items() if theirs in row.value}
+            row = replace(row, value=kept)  # noqa: PLW2901
+        yield row
     for own, theirs in columns.items():
         if theirs not in there:
             raise DataError(f"{file}: columns: {own}: no row has the key {theirs!r}; {suggestion(theirs, there)}")
-    return [
-        replace(row, value={own: row.value[theirs] for own, theirs in columns.items() if theirs in row.value})
-        if isinstance(row.value, dict)
-        else row
-        for row in rows
-    ]
 
 
-def _read_text(file: Path) -> str:
+def with_turns(rows: Iterator[Row], turns: Mapping[str, str]) -> Iterator[Row]:
+    """Rows whose turns are called as ShareGPT calls them. Who is not named keeps the name, which layouts may refuse."""
+    role, content = turns.get("role", "from"), turns.get("content", "value")
+    speakers = {turns[who]: own for who, own in SPEAKERS.items() if who in turns}
+
+    def turned(value: Any) -> Any:
+        if isinstance(value, list):
+            return [turned(one) for one in value]
+        if not isinstance(value, dict) or role not in value:
+            return value
+        rest = {key: inner for key, inner in value.items() if key not in (role, content)}
+        said = value[role]
+        who = speakers.get(said, said) if isinstance(said, str) else said
+        return rest | {"from": who, "value": value.get(content)}
+
+    for row in rows:
+        if isinstance(row.value, dict):
+            row = replace(row, value={key: turned(listed(value)) for key, value in row.value.items()})  # noqa: PLW2901
+        yield row
+
+
+def _stdin_rows(reading: How) -> Iterator[Row]:
+    """What is piped in: JSON where it begins like it, else text. Kept in a file meanwhile, since it comes only once."""
+    with tempfile.TemporaryDirectory() as folder:
+        stream: BinaryIO = sys.stdin.buffer
+        first = stream.read(CHUNK)
+        begins = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        copy = Path(folder) / ("stdin.jsonl" if begins in (b"{", b"[", b'"') else "stdin.txt")
+        with copy.open("wb") as file:
+            while first:
+                file.write(first)
+                first = stream.read(CHUNK)
+        for row in read_rows(copy, how=reading):
+            yield replace(row, origin=Origin("<stdin>", row.origin.line))
+
+
+def _hub_rows(source: SourceConfig) -> Iterator[Row]:
+    """Rows of a data set on the Hugging Face hub, as they come."""
     try:
-        if file.is_dir():
-            raise DataError(f"{file}: a folder; give one of its files")
-        if file.suffix.lower() not in SUFFIXES:
-            kind = file.suffix or "files without a suffix"
-            raise DataError(f"{file}: cannot read {kind}; allowed: {', '.join(SUFFIXES)}")
-        raw = file.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file (looked at {file.absolute()})") from None
-    except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL character
-        raise DataError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if b"\0" in raw[:65536]:
-        raise DataError(f"{file}: not a text file (it holds NUL bytes); expected UTF-8 JSON")
+        import datasets
+    except ImportError:
+        raise MissingExtra(source.path, "datasets", "data") from None
+    name = source.path.removeprefix(HUB)
     try:
-        text = raw.decode("utf-8").removeprefix("\ufeff")  # "utf-8-sig" would count offsets from behind the mark
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{file}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start}); convert it to UTF-8"
-        ) from None
-    if not text or text.isspace():
-        raise DataError(f"{file}: the file is empty")
-    return text
-
-
-def _values(text: str, name: str) -> Iterator[tuple[int, Any]]:
-    """Each row value with the line it starts on."""
-    cursor = _Cursor(text, name)
-    cursor.skip()
-    if cursor.peek() == "[":
-        yield from _array(cursor)
-        if cursor.peek():
-            raise cursor.error("text after the end of the array")
-        return
-    start, first = (cursor.index, cursor.line), cursor.decode()
-    cursor.skip()
-    if not cursor.peek() and _holds_rows(first):
-        cursor.index, cursor.line = start  # once more from the brace on, now row by row, so that each has its own line
-        cursor.take("{")
-        cursor.decode()
-        cursor.skip()
-        cursor.take(":")
-        yield from _array(cursor)
-        return
-    yield start[1], first
-    while cursor.peek():
-        line = cursor.line
-        yield line, cursor.decode()
-        cursor.skip()
-
-
-def _holds_rows(value: Any) -> bool:
-    """One key with a list of objects that are not chat messages: {"messages": [...]} alone is one row, not a file."""
-    rows = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else None
-    if not isinstance(rows, list) or not rows:
-        return False
-    return all(isinstance(row, dict) and not {"role", "from"} & set(row) for row in rows)
-
-
-def _array(cursor: _Cursor) -> Iterator[tuple[int, Any]]:
-    cursor.take("[")
-    more = cursor.peek() != "]"
-    while more:
-        line = cursor.line
-        yield line, cursor.decode()
-        cursor.skip()
-        more = cursor.peek() != "]"
-        if more:
-            cursor.take(",")
-    cursor.take("]")
-
-
-class _Cursor:
-    """A place in a text that knows its line."""
-
-    def __init__(self, text: str, name: str) -> None:
-        self.text, self.name, self.index, self.line = text, name, 0, 1
-        self.decoder = StrictDecoder()
-
-    def peek(self) -> str:
-        return self.text[self.index : self.index + 1]
-
-    def move(self, index: int) -> None:
-        self.line += self.text.count("\n", self.index, index)
-        self.index = index
-
-    def skip(self) -> None:
-        end = self.index
-        while end < len(self.text) and self.text[end] in _WHITE:
-            end += 1
-        self.move(end)
-
-    def take(self, expected: str) -> None:
-        if self.peek() != expected:
-            found = repr(self.peek()) if self.peek() else "the end of the file"
-            raise self.error(
-                f"expected {expected!r}, found {found}" + ("" if self.peek() else "; is the file cut off?")
-            )
-        self.move(self.index + 1)
-        self.skip()
-
-    def decode(self) -> Any:
-        try:
-            value, end = self.decoder.raw_decode(self.text, self.index)
-        except json.JSONDecodeError as error:
-            self.move(min(error.pos, len(self.text)))
-            cut = (
-                "; is the file cut off?" if error.pos >= len(self.text.rstrip()) or "Unterminated" in error.msg else ""
-            )
-            raise self.error(f"not valid JSON: {error.msg}{cut}") from None
-        except ValueError as error:
-            raise self.error(str(error)) from None
-        self.move(end)
-        return value
-
-    def error(self, message: str) -> DataError:
-        return DataError(f"{self.name}:{self.line}: {message}")
+        found: Any = datasets.load_dataset(name, source.subset, split=source.split, streaming=True)
+        for number, value in enumerate(found, 1):
+            yield Row(Origin(source.path, number), value)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{source.path}: cannot be read: {error}") from None

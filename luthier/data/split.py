@@ -14,7 +14,7 @@ def sides(content_ids: Sequence[str], *, held_out: float) -> list[Side]:
     A row is held out when a hash of its content, read as a fraction of 1, is below `held_out`. Where that takes no
     row or every row of a small set, the one with the lowest (highest) hash is moved, so that both sides exist.
     """
-    places = [_place(identity) for identity in content_ids]
+    places = [place(identity) for identity in content_ids]
     distinct = set(places)
     if held_out == 0 or len(distinct) < 2:
         return ["train"] * len(places)
@@ -24,5 +24,6 @@ def sides(content_ids: Sequence[str], *, held_out: float) -> list[Side]:
     return ["held_out" if place in chosen else "train" for place in places]
 
 
-def _place(content_id: str) -> float:
-    return int.from_bytes(hashlib.blake2b(content_id.encode(), digest_size=8).digest()) / 2**64
+def place(content_id: str, purpose: str = "") -> float:
+    """A number in [0, 1) that a row always has, independent of the one it has for another purpose."""
+    return int.from_bytes(hashlib.blake2b((purpose + content_id).encode(), digest_size=8).digest()) / 2**64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from luthier.data.sources import SUFFIXES
+from luthier.data.files.base import suffixes
 from luthier.migrate import trainer
 from luthier.migrate.base import Draft, Refused, Rule, near
 from luthier.migrate.templates import own_template
@@ -150,7 +150,7 @@ def _sources(draft: Draft, key: str, entry: Any, notes: list[str]) -> list[dict[
     files = entry.get("data_files") or [where]
     found = [Path(file) for file in ([files] if isinstance(files, str) else files)]
     if len(found) == 1 and found[0].is_dir():
-        found = sorted(file for file in found[0].iterdir() if file.suffix in SUFFIXES)
+        found = sorted(file for file in found[0].iterdir() if file.suffix in suffixes())
     if not found or not all(file.is_file() for file in found):
         raise Refused(key, f"{where} is not on this machine; download the data set and name its file in path")
     for name, allowed in (("split", (None, "train")), ("name", (None,)), ("shards", (None, 1))):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from luthier.data.dataset_info import FILE, DataSets
+from luthier.errors import DataError
 from luthier.migrate import trainer
 from luthier.migrate.base import Draft, Refused, Rule
-from luthier.migrate.dataset_info import Catalogue
 from luthier.migrate.templates import own_template
 
 STEP = (
@@ -156,20 +157,23 @@ def templates(draft: Draft) -> None:
 
 def data(draft: Draft) -> None:
     """Names of data sets as files."""
-    info = Catalogue(draft)
+    folder = draft.value("dataset_dir")
+    if not isinstance(folder, str) or folder == "ONLINE" or folder.startswith("REMOTE:"):
+        raise Refused("dataset_dir", "must be a folder on this machine with a dataset_info.json; download it first")
+    try:
+        sets = DataSets.read(Path(folder) / FILE, str(draft.value("stage")))
+    except DataError as error:
+        raise Refused("dataset_dir", str(error)) from None
     if not draft.asked("dataset"):
         raise Refused(
             "dataset",
             "is required to train: names of dataset_info.json with commas between (to talk to a model: luthier chat)",
         )
-    draft.put("data.train", info.sources("dataset", draft.names("dataset")))
-    draft.say("changed" if info.notes else "mapped", "dataset", "; ".join(info.notes), "data.train")
-    draft.say("mapped", "dataset_dir", f"read from {info.file}", "data.train")
-    draft.say("mapped", "max_samples", "the first rows of each file", "data.train")
+    _sources(draft, sets, "dataset", "data.train")
+    draft.say("mapped", "dataset_dir", f"read from {sets.file}", "data.train")
+    draft.say("mapped", "max_samples", "the first rows of each data set", "data.train")
     if draft.asked("eval_dataset"):
-        info.notes.clear()
-        draft.put("data.held_out", info.sources("eval_dataset", draft.names("eval_dataset")))
-        draft.say("changed" if info.notes else "mapped", "eval_dataset", "; ".join(info.notes), "data.held_out")
+        _sources(draft, sets, "eval_dataset", "data.held_out")
         draft.say("not needed", "val_size", "eval_dataset holds the held-out rows")
         return
     share = draft.number("val_size")
@@ -177,6 +181,17 @@ def data(draft: Draft) -> None:
         raise Refused("val_size", "a number of rows cannot be held out; write a share below 1, or eval_dataset")
     note = "chosen by each row's content, so that equal rows stay on one side" if share else ""
     draft.map("val_size", "data.held_out", share, note, changed=bool(share))
+
+
+def _sources(draft: Draft, sets: DataSets, key: str, ours: str) -> None:
+    most = draft.whole("max_samples") if draft.asked("max_samples") else None
+    try:
+        found = [sets.sources(name, most=most) for name in draft.names(key)]
+    except DataError as error:
+        raise Refused(key, str(error)) from None
+    draft.put(ours, [source for sources, _ in found for source in sources])
+    notes = [note for _, more in found for note in more]
+    draft.say("changed" if notes else "mapped", key, "; ".join(notes), ours)
 
 
 def lengths(draft: Draft) -> None:

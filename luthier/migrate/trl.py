@@ -6,8 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from luthier.data.files.base import suffixes
 from luthier.data.formats.base import SAMPLE_ROWS, recognise
-from luthier.data.sources import SUFFIXES, read_rows
+from luthier.data.sources import read_rows
 from luthier.migrate import trainer
 from luthier.migrate.base import Draft, Refused, Rule
 
@@ -100,7 +101,7 @@ def _sources(key: str, entry: Any) -> list[dict[str, Any]]:
     files = entry.get("data_files") or [entry["path"]]
     found = [Path(file) for file in ([files] if isinstance(files, str) else files)]
     if len(found) == 1 and found[0].is_dir():
-        found = sorted(file for file in found[0].iterdir() if file.suffix in SUFFIXES)
+        found = sorted(file for file in found[0].iterdir() if file.suffix in suffixes())
     if not found or not all(file.is_file() for file in found):
         raise Refused(key, f"{entry['path']} is not a file on this machine; download the data set and name its file")
     columns = {"columns": {name: name for name in entry["columns"]}} if entry.get("columns") else {}

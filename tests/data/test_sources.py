@@ -1,272 +1,121 @@
-"""Files into rows: every layout of JSON, the right lines, and one clear error for anything else."""
+"""What a config names as data: files, folders, patterns, standard input, the hub, and columns under other names."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
+from luthier.config import SourceConfig
 from luthier.data.conversation import Origin, Row
-from luthier.data.sources import read_rows, with_columns
+from luthier.data.files.base import How
+from luthier.data.sources import files_of, rows_of, with_columns
 from luthier.errors import DataError
 
-FUZZ = settings(deadline=None, max_examples=80)
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=10)
-ROWS = st.lists(st.dictionaries(TEXTS, VALUES, max_size=3), min_size=1, max_size=5)
+
+def source(path: object, **settings: Any) -> SourceConfig:
+    return SourceConfig(path=str(path), **settings)
 
 
-def write(folder: Path, content: str | bytes, name: str = "rows.json") -> Path:
-    path = folder / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b/two.csv", "one.jsonl", "b/c/three.json.gz", "README.md", ".hidden.json", ".git/x.json", "x.bin",
+                 "LICENSE.txt", "dataset_info.json", "notes.md"):  # fmt: skip
+        (tmp_path / "rows" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "rows" / name).write_text("{}")
+    return tmp_path / "rows"
 
 
-def read(path: Path, **options: Any) -> list[tuple[int, Any]]:
-    rows = list(read_rows(path, **options))
-    assert all(row.origin.file == str(path) for row in rows)
-    return [(row.origin.line, row.value) for row in rows]
-
-
-# ---- what is read ------------------------------------------------------------------------------------------------
+def test_a_folder_gives_its_files_in_order(folder: Path) -> None:
+    names = [str(Path(file).relative_to(folder)) for file in files_of(source(folder))]
+    assert names == ["b/c/three.json.gz", "b/two.csv", "notes.md", "one.jsonl"]
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ('[{"a": 1},\n {"a": 2}]', [(1, {"a": 1}), (2, {"a": 2})]),
-        ('\n\n[\n  {\n    "a": 1\n  },\n\n  {"a": 2}\n]\n', [(4, {"a": 1}), (8, {"a": 2})]),
-        ('{"a": 1}\n{"a": 2}\n', [(1, {"a": 1}), (2, {"a": 2})]),
-        ('{"a": 1}\r\n\r\n{"a": 2}', [(1, {"a": 1}), (3, {"a": 2})]),
-        ('{"a": 1}{"a": 2} {\n"a": 3}\n{"a": 4}', [(1, {"a": 1}), (1, {"a": 2}), (1, {"a": 3}), (3, {"a": 4})]),
-        ('"one"\n"two"', [(1, "one"), (2, "two")]),
-        ('["one",\n"two"]', [(1, "one"), (2, "two")]),
-        ('{"data": [\n{"a": 1},\n\n{"a": 2}\n]}', [(2, {"a": 1}), (4, {"a": 2})]),
-        ('{"data":\n[{"a": 1}, {"a": 2}]\n}\n', [(2, {"a": 1}), (2, {"a": 2})]),
-        ('{"a": 1}', [(1, {"a": 1})]),
-        ("\ufeff" + '{"a": "\u00e4\u2028\u4f60"}\n{"a": 2}', [(1, {"a": "\u00e4\u2028\u4f60"}), (2, {"a": 2})]),
-        ("[]", []),
-        (" [ \n ] ", []),
-        ("7", [(1, 7)]),
-    ],
-)
-def test_rows_and_their_lines(tmp_path: Path, content: str, expected: list[tuple[int, Any]]) -> None:
-    assert read(write(tmp_path, content)) == expected
-    assert read(write(tmp_path, content, "ROWS.JSONL")) == expected  # the content decides, not the name
+    ("pattern", "names"),
+    [("*.jsonl", ["one.jsonl"]), ("b/*", ["b/two.csv"]), ("**/*.json", [".git/x.json", ".hidden.json",
+     "dataset_info.json"]), ("[no]*.*", ["notes.md", "one.jsonl"])],
+)  # fmt: skip
+def test_a_pattern(folder: Path, pattern: str, names: list[str]) -> None:
+    assert files_of(source(folder / pattern)) == [str(folder / name) for name in names]
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "a[1].json").write_text("{}")
+    assert files_of(source(tmp_path / "a[1].json")) == [str(tmp_path / "a[1].json")]
+
+
+@pytest.mark.parametrize("pattern", ["none/*.json", "*.parquet", "empty"])
+def test_nothing_there(folder: Path, pattern: str) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no file of rows there; allowed: \.json, "):
+        files_of(source(folder / pattern))
+
+
+@pytest.mark.parametrize("pattern", ["", "*.json", "**/*.json"])
+def test_a_link_out_of_the_folder(folder: Path, pattern: str) -> None:
+    (folder.parent / "secret.json").write_text("{}")
+    (folder / "inner.json").symlink_to(folder / "one.jsonl")  # a link inside is fine
+    assert str(folder / "inner.json") in files_of(source(folder / pattern))
+    (folder / "rows.json").symlink_to(folder.parent / "secret.json")
+    with pytest.raises(DataError, match=r"rows.json: a link out of .*rows; name the file it leads to"):
+        files_of(source(folder / pattern))
+
+
+def test_a_linked_folder_is_not_entered(folder: Path) -> None:
+    (folder.parent / "other").mkdir()
+    (folder.parent / "other" / "secret.json").write_text("{}")
+    (folder / "linked").symlink_to(folder.parent / "other")
+    (folder / "around").symlink_to(folder)
+    assert len(files_of(source(folder))) == 4
+
+
+def test_a_limit_is_one_of_rows_before_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"q": 1}\n{"q": 2}\nbroken')
+    found = rows_of(source(tmp_path / "a.jsonl", columns={"text": "q"}), str(tmp_path / "a.jsonl"), How(), limit=2)
+    assert [row.value for row in found] == [{"text": 1}, {"text": 2}]
 
 
 @pytest.mark.parametrize(
-    "row",
-    [
-        {"messages": [{"role": "user", "content": "hi"}]},
-        {"conversations": [{"from": "human", "value": "hi"}]},
-        {"messages": []},
-        {"history": [["a", "b"]]},
-        {"version": 1, "data": [{"a": 1}]},
-        {"prompt": "a", "completion": "b", "tools": [{"name": "f"}]},
-    ],
+    ("piped", "rows"),
+    [(b'\n{"a": 1}\n{"a": 2}', [{"a": 1}, {"a": 2}]), (b"[1]", [1]), (b"one\ntwo\n", ["one", "two"])],
 )
-def test_one_object_alone_is_one_row_unless_it_can_only_hold_rows(tmp_path: Path, row: dict[str, Any]) -> None:
-    assert read(write(tmp_path, json.dumps(row))) == [(1, row)]
+def test_standard_input(monkeypatch: pytest.MonkeyPatch, piped: bytes, rows: list[object]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
+    found = list(rows_of(source("-"), "-", How()))
+    assert [row.value for row in found] == rows
+    assert found[0].origin.file == "<stdin>"
 
 
-@FUZZ
-@given(ROWS, st.sampled_from(["array", "indented", "lines", "blank lines", "one after another", "object"]))
-@example([{"": "\x7f\u0085\u2028\ufeff\U0001f600"}], "lines")
-def test_whatever_json_writes_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], how: str) -> None:
-    ascii_only = len(rows) % 2 == 0
-    lines = [json.dumps(row, ensure_ascii=ascii_only) for row in rows]
-    content = {
-        "array": json.dumps(rows, ensure_ascii=ascii_only),
-        "indented": json.dumps(rows, indent=1, ensure_ascii=ascii_only),
-        "lines": "\n".join(lines),
-        "blank lines": "\n\n".join(lines) + "\n",
-        "one after another": "".join(lines),
-        "object": json.dumps({"data": [{"row": row} for row in rows]}, indent=2),
-    }[how]
-    found = read(write(tmp_path_factory.getbasetemp(), content))
-    values = [value for _, value in found]
-    if how == "object":
-        assert values == [{"row": row} for row in rows]
-    elif how not in ("array", "indented") and len(rows) == 1:  # then it may be an object that holds rows
-        assert values in (rows, next(iter(rows[0].values()), None))
-    else:
-        assert values == rows
-    if how in ("lines", "blank lines") and len(rows) > 1:
-        assert [line for line, _ in found] == list(range(1, 10, 1 if how == "lines" else 2))[: len(rows)]
-    if how == "indented":
-        starts = [n for n, line in enumerate(content.split("\n"), 1) if line.startswith(" {")]
-        assert [line for line, _ in found] == starts
+def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[Any] = []
+
+    def load(*given: Any, **options: Any) -> list[dict[str, int]]:
+        asked.append((given, options))
+        return [{"a": 1}, {"a": 2}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    named = source("hub:owner/name", subset="en", split="test")
+    assert files_of(named) == ["hub:owner/name"]
+    rows = list(rows_of(named, "hub:owner/name", How(), limit=1))
+    assert [(str(row.origin), row.value) for row in rows] == [("hub:owner/name:1", {"a": 1})]
+    assert asked == [(("owner/name", "en"), {"split": "test", "streaming": True})]
 
 
-@pytest.mark.parametrize("content", ['[{"a": 1}, {"a": 2}, {"a": 3}]', '{"a": 1}\n{"a": 2}\n{"a": 3}'])
-def test_limit_takes_the_first_rows(tmp_path: Path, content: str) -> None:
-    path = write(tmp_path, content)
-    assert [value["a"] for _, value in read(path, limit=2)] == [1, 2]
-    assert len(read(path, limit=9)) == 3
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
 
+    def load(*given: Any, **options: Any) -> None:
+        raise ConnectionError("offline")
 
-def test_what_stands_behind_the_limit_is_not_looked_at(tmp_path: Path) -> None:
-    assert len(read(write(tmp_path, '{"a": 1}\n{"a": 2}\nbroken'), limit=2)) == 2
-
-
-# ---- what is refused ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("content", "line", "said"),
-    [
-        ('{"a": 1}\n{"a": 1, "b": 2, "a": 3}', 2, "the key 'a' is given twice"),
-        ('[{"a": 1},\n{"b": {"c": 1, "c": 1}}]', 2, "the key 'c' is given twice"),
-        ('{"a": 1}\n{"a": NaN}', 2, "NaN is not JSON"),
-        ('{"a": Infinity}', 1, "Infinity is not JSON"),
-        ('{"a": -Infinity}', 1, "-Infinity is not JSON"),
-        ('{"a": 0}\n{"a": 1e999}', 2, "the number 1e999 is too large"),
-        ('{"a": -1e999}', 1, "the number -1e999 is too large"),
-        ('{"a": 0}\n{"a": ' + "7" * 5000 + "}", 2, "a number of 5000 digits"),
-        ('{"a": 0}\n{"a": "\\ud83d"}', 2, "lone surrogate"),
-        ('{"\\uDE00 key": 1}', 1, "lone surrogate"),
-        ('{"a": 1}\n{"a": "x\0"}' + " " * 70000, None, "NUL bytes"),
-        ('{"a": 1}\n' + " " * 70000 + '\n{"a": "x\0"}', 3, "not valid JSON: Invalid control character"),
-        (b'{"a": 1}\n{"a": "\xe9"}', 2, "not UTF-8 (byte 0xe9 at offset 16)"),
-        (b'\xef\xbb\xbf{"a": 1}\n{"a": "\xe9"}', 2, "not UTF-8 (byte 0xe9 at offset 19)"),
-        (b'{"a": "\xed\xa0\x80"}', 1, "not UTF-8"),
-        ('[{"a": 1},\n{"a": 2}', 2, "is the file cut off?"),
-        ('[{"a": 1},\n{"a": 2},\n', 3, "is the file cut off?"),
-        ('[{"a": 1},\n{"a": "two', 2, "is the file cut off?"),
-        ('[{"a": 1},\n{"a": ', 2, "is the file cut off?"),
-        ('{"a": 1}\n{"a": 2', 2, "is the file cut off?"),
-        ("[", 1, "is the file cut off?"),
-        ('[{"a": 1}]\n{"a": 2}', 2, "text after the end of the array"),
-        ("[1]\n\n]", 3, "text after the end of the array"),
-        ('[{"a": 1},\n]', 2, "not valid JSON"),
-        ('[{"a": 1}\n{"a": 2}]', 2, "expected ',', found '{'"),
-        ('{"a": 1},\n{"a": 2}', 1, "not valid JSON"),
-        ("{'a': 1}", 1, "not valid JSON"),
-        ('{"a": 1}\n{"a": "one\ntwo"}', 2, "not valid JSON"),
-        ("a,b\n1,2\n", 1, "not valid JSON"),
-        ("", None, "the file is empty"),
-        (" \n\t\r\n ", None, "the file is empty"),
-        ("\ufeff", None, "the file is empty"),
-        ("\ufeff \n", None, "the file is empty"),
-    ],
-)
-def test_refused_with_file_and_line(tmp_path: Path, content: str | bytes, line: int | None, said: str) -> None:
-    path = write(tmp_path, content)
-    with pytest.raises(DataError) as caught:
-        read(path)
-    assert str(caught.value).startswith(f"{path}: " if line is None else f"{path}:{line}: ")
-    assert said in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "[" * 100_000,
-        '{"a":' * 100_000,
-        '{"a": 1}\n' + "[" * 100_000 + "]" * 100_000,
-        '{"a": ' + "[" * 101 + "]" * 101 + "}",
-    ],
-    ids=["open arrays", "open objects", "closed arrays", "little more than allowed"],
-)
-def test_deep_nesting_is_one_clear_error(tmp_path: Path, content: str) -> None:
-    with pytest.raises(DataError, match="nested too deeply") as caught:
-        read(write(tmp_path, content))
-    assert len(str(caught.value)) < 500
-
-
-def test_brackets_that_are_not_nested_are_no_depth(tmp_path: Path) -> None:
-    row = {"a": "[{" * 500, "b": [[1]] * 500, "c": json.loads("[" * 99 + "]" * 99)}
-    assert read(write(tmp_path, json.dumps([row]))) == [(1, row)]
-
-
-PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01"
-
-
-@pytest.mark.parametrize(
-    "content", [PNG, gzip.compress(b'{"a": 1}\n' * 99), '{"a": 1}'.encode("utf-16"), b"PK\x03\x04\x14\x00", b"\xff" * 9]
-)
-def test_binary_files_are_not_text(tmp_path: Path, content: bytes) -> None:
-    path = write(tmp_path, content)
-    with pytest.raises(DataError, match=r"not a text file|not UTF-8"):
-        read(path)
-
-
-@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "rows", "rows.json.gz", ".json"])
-def test_other_suffixes_are_refused_with_those_allowed(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"cannot read .*allowed: \.json, \.jsonl"):
-        read(write(tmp_path, '{"a": 1}', name))
-
-
-@pytest.mark.parametrize("name", ["folder", "folder.json"])
-def test_a_folder_is_no_file(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    with pytest.raises(DataError, match="a folder; give one of its files"):
-        read(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("none.json", "no such file"), ("a\0b.json", "cannot be read"), ("x" * 300 + ".json", "cannot be read")],
-)
-def test_a_path_that_leads_nowhere(tmp_path: Path, name: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        read(tmp_path / name)
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="everything is readable")
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    path = write(tmp_path, '{"a": 1}')
-    path.chmod(0)
-    with pytest.raises(DataError, match="cannot be read: Permission denied"):
-        read(path)
-
-
-# ---- fuzz --------------------------------------------------------------------------------------------------------
-
-WHOLE = [
-    b'[{"a": "\xc3\xa9\\ud83d\\ude00"},\n {"a": [1.5e3, -2, null, true]}]',
-    b'{"a": 1}\n{"b": {"c": "d\\n"}}\n',
-    b'\xef\xbb\xbf{"data": [{"a": 1},\n{"a": 2}]}',
-]
-
-
-def rows_or_data_error(folder: Path, content: bytes) -> None:
-    try:
-        found = read(write(folder, content))
-    except DataError:
-        return
-    lines = [line for line, _ in found]
-    assert lines == sorted(lines) and set(lines) <= set(range(1, content.count(b"\n") + 2))
-    for _, value in found:
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-
-
-@FUZZ
-@given(st.binary() | st.text('[]{}",:\\u0dDeE19.- \ntrue').map(str.encode))
-@example(b"")
-def test_any_bytes_give_rows_or_a_data_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    rows_or_data_error(tmp_path_factory.getbasetemp(), content)
-
-
-@FUZZ
-@given(
-    st.sampled_from(WHOLE),
-    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 4), st.binary(max_size=3)), max_size=4),
-)
-def test_any_damage_gives_rows_or_a_data_error(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes, cuts: list[tuple[int, int, bytes]]
-) -> None:
-    for place, length, patch in cuts:
-        content = content[:place] + patch + content[place + length :]
-    rows_or_data_error(tmp_path_factory.getbasetemp(), content)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError, match="hub:owner/name: cannot be read: offline"):
+        list(rows_of(source("hub:owner/name"), "hub:owner/name", How()))
 
 
 def test_columns_are_read_under_the_names_of_the_layout() -> None:
@@ -276,8 +125,8 @@ def test_columns_are_read_under_the_names_of_the_layout() -> None:
         Row(Origin("f", 2), {"q": "d"}),
         Row(Origin("f", 3), "x"),
     ]
-    found = with_columns(rows, {"instruction": "q", "output": "a"}, "f")
+    found = list(with_columns(iter(rows), {"instruction": "q", "output": "a"}, "f"))
     assert [row.value for row in found] == [{"instruction": "a", "output": "b"}, {"instruction": "d"}, "x"]
     assert [row.origin for row in found] == [row.origin for row in rows]
     with pytest.raises(DataError, match=r"^f: columns: output: no row has the key 'answer'; allowed: a, q, system$"):
-        with_columns(rows, {"output": "answer"}, "f")
+        list(with_columns(iter(rows), {"output": "answer"}, "f"))

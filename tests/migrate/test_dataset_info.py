@@ -113,11 +113,6 @@ TALKS: dict[str, Any] = {"file_name": "talks.json", "formatting": "sharegpt"}
         (ENTRY | {"ranking": True}, "dpo", ["columns must name chosen and rejected"]),
         (ENTRY, "kto", ["has no column kto_tag"]),
         (ENTRY, "pt", ["stage pt reads texts"]),
-        (TALKS | {"tags": {"role_tag": "speaker"}}, "sft", ["turns must have role and content, or from and value"]),
-        (TALKS | {"tags": {"role_tag": "from", "content_tag": "value", "user_tag": "asker"}}, "sft",
-         ["user_tag 'asker' is not read as user; rename it in the rows"]),
-        (TALKS | {"tags": {"role_tag": "from", "content_tag": "value", "function_tag": "call"}}, "sft",
-         ["function_tag 'call' is not read as a tool call"]),
         (TALKS | {"tags": {"rolle_tag": "from"}}, "sft", ["tags: unknown rolle_tag", "'role_tag'"]),
     ],
 )  # fmt: skip
@@ -148,7 +143,15 @@ def test_a_folder_of_files(llamafactory: Make, rows: Path) -> None:
         (rows / "parts" / name).write_text((rows / "plain.json").read_text())
     (rows / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "parts"}}))
     found = llamafactory(dataset="mine")
-    assert [s["path"] for s in found.tree["data"]["train"]] == ["data/parts/a.json", "data/parts/b.json"]
-    (rows / "parts" / "c.csv").write_text("a,b\n")
-    note = next(one.note for one in llamafactory(dataset="mine").outcome("refused") if one.key == "dataset")
-    assert "cannot read data/parts/c.csv; allowed: .json, .jsonl" in note
+    assert [s["path"] for s in found.tree["data"]["train"]] == ["data/parts"]
+    assert len(read(found)) == 32
+
+
+def test_tags(llamafactory: Make, rows: Path) -> None:
+    """Whatever the parts of a turn are called."""
+    turns = [{"who": "Patient", "says": "Ow."}, {"who": "Doctor", "says": "Where?"}]
+    (rows / "named.json").write_text(json.dumps([{"talk": turns}]))
+    tags = {"role_tag": "who", "content_tag": "says", "user_tag": "Patient", "assistant_tag": "Doctor"}
+    entry = {"file_name": "named.json", "formatting": "sharegpt", "columns": {"messages": "talk"}, "tags": tags}
+    (rows / "dataset_info.json").write_text(json.dumps({"mine": entry}))
+    assert said(read(llamafactory(dataset="mine"))[0]) == [("user", "Ow."), ("assistant", "Where?")]

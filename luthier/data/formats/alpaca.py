@@ -10,9 +10,12 @@ from luthier.errors import RowError
 
 
 class Alpaca:
-    """An instruction with an optional input, and one answer. Input follows the instruction on a new line."""
+    """An instruction with an optional input, and one answer. Input follows the instruction on a new line.
 
-    evidence = "instruction and output; input, system and history optional"
+    Dolly's rows call the input `context` and the answer `response`.
+    """
+
+    evidence = "instruction and output (or response); input (or context), system and history optional"
 
     def recognises(self, value: Any) -> bool:
         """Both keys are there."""
@@ -23,10 +26,13 @@ class Alpaca:
         value = row.value
         if not _pair(value):
             raise wrong_layout(row, self.evidence)
-        texts = {key: "" if value.get(key) is None else value[key] for key in ("instruction", "input", "output")}
+        own = _names(value)
+        texts = {key: "" if value.get(own[key]) is None else value[own[key]] for key in own}
         for key, text in texts.items():
             if not isinstance(text, str):
-                raise RowError(str(row.origin), "bad-message", f"{key} must be a string, got {type(text).__name__}")
+                raise RowError(
+                    str(row.origin), "bad-message", f"{own[key]} must be a string, got {type(text).__name__}"
+                )
         question = "\n".join(part for part in (texts["instruction"], texts["input"]) if part)
         if not question.strip():
             raise RowError(str(row.origin), "empty-question", "instruction and input are both empty")
@@ -36,7 +42,14 @@ class Alpaca:
 
 
 def _pair(value: Any) -> bool:
-    return isinstance(value, dict) and {"instruction", "output"} <= set(value)
+    return isinstance(value, dict) and "instruction" in value and ("output" in value or "response" in value)
+
+
+def _names(value: dict[str, Any]) -> dict[str, str]:
+    """What this row calls the instruction, its input and the answer."""
+    dolly = "output" not in value
+    return {"instruction": "instruction", "input": "context" if dolly and "input" not in value else "input",
+            "output": "response" if dolly else "output"}  # fmt: skip
 
 
 def history(pairs: Any, row: Row) -> list[Message]:

@@ -9,6 +9,7 @@ How to add one: one file here with a class like the ones beside it, one line in 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -22,8 +23,15 @@ SAMPLE_ROWS = 200
 PREFERENCE_KEYS = frozenset({"chosen", "rejected"})
 """Keys of layouts that say which answer is better."""
 
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+"""Keys of rows that hold more than text."""
+
 SHOWN_KEYS = 20
 """Keys named in a message; a file of one object by ids would name thousands."""
+
+
+class NoFormat(DataError):
+    """No format reads most rows of a file."""
 
 
 class Format(Protocol):
@@ -49,6 +57,18 @@ def named(name: str) -> Format:
     return found
 
 
+def read(name: str, row: Row) -> Content:
+    """The content of one row in the format of that name.
+
+    Raises:
+        RowError: the row cannot be used; pictures and sounds would be left out, so that rows with some cannot either.
+    """
+    media = next((key for key in MEDIA if row.value.get(key)), None) if isinstance(row.value, dict) else None
+    if media is not None:
+        raise RowError(str(row.origin), "media", f"has {media}, and only text is read")
+    return named(name).read(row)
+
+
 def recognise(rows: Sequence[Row], file: str) -> str:
     """The name of the one format that reads these rows.
 
@@ -58,7 +78,8 @@ def recognise(rows: Sequence[Row], file: str) -> str:
         AmbiguousFormat: two formats read the same rows.
         DataError: none does, or some rows have one layout and some another.
     """
-    sample = [row.value for row in rows[:SAMPLE_ROWS]]
+    rows = _of_one_kind(rows[:SAMPLE_ROWS])
+    sample = [row.value for row in rows]
     shares = {name: sum(named(name).recognises(value) for value in sample) for name in plugins.names("format")}
     candidates = [name for name, count in shares.items() if count * 10 >= len(sample)]
     if len(candidates) == 1 and shares[candidates[0]] * 2 >= len(sample):
@@ -70,9 +91,16 @@ def recognise(rows: Sequence[Row], file: str) -> str:
     if len(candidates) > 1:
         raise AmbiguousFormat(_readings(candidates, rows[:SAMPLE_ROWS], file))
     layouts = "\n".join(f"  {name}: {named(name).evidence}" for name in plugins.names("format"))
-    raise DataError(
+    raise NoFormat(
         f"{file}: no format reads these rows (rows {_kind(sample)}). Layouts that are recognised:\n{layouts}"
     )
+
+
+def _of_one_kind(rows: Sequence[Row]) -> Sequence[Row]:
+    """Without the few that are no objects, or no lists, where most are."""
+    kinds = Counter(type(row.value) for row in rows)
+    kind, count = kinds.most_common(1)[0]
+    return [row for row in rows if type(row.value) is kind] if 2 * count > len(rows) else rows
 
 
 def judged(value: Mapping[str, Any]) -> bool:

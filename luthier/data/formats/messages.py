@@ -6,6 +6,7 @@ from typing import Any
 
 from luthier.data.conversation import Content, Row, conversation, message
 from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.formats.listed import listed
 
 KEYS = ("messages", "conversations", "conversation")
 
@@ -24,14 +25,14 @@ class Messages:
         key = _key(row.value) if isinstance(row.value, dict) else None
         if key is None:
             raise wrong_layout(row, self.evidence)
-        turns = [message(turn, row.origin, position) for position, turn in enumerate(row.value[key])]
+        turns = [message(turn, row.origin, position) for position, turn in enumerate(listed(row.value[key]))]
         return conversation(turns, row.origin, row.value.get("tools"))
 
 
 def _key(value: dict[str, Any]) -> str | None:
     """The key that holds the messages."""
     for key in KEYS:
-        turns = value.get(key)
+        turns = listed(value.get(key))
         if isinstance(turns, list) and turns and all(isinstance(turn, dict) and "role" in turn for turn in turns):
             return key
     return None

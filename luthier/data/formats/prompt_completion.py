@@ -7,9 +7,16 @@ from typing import Any
 from luthier.data.conversation import Content, Message, Row, conversation, message, system_turns, unlearnt
 from luthier.data.formats.alpaca import history
 from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.formats.choice import Choice
 from luthier.errors import RowError
 
-PAIRS = (("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("question", "answer"))
+PAIRS = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("query", "response"),
+    ("question", "answer"),
+    ("input", "ideal"),
+)
 
 
 class PromptCompletion:
@@ -18,8 +25,10 @@ class PromptCompletion:
     evidence = " or ".join(f"{prompt} and {answer}" for prompt, answer in PAIRS)
 
     def recognises(self, value: Any) -> bool:
-        """One of the known pairs of keys is there."""
-        return isinstance(value, dict) and not judged(value) and _pair(value) is not None
+        """One of the known pairs of keys is there, and no options to choose from."""
+        if not isinstance(value, dict) or judged(value) or Choice().recognises(value):
+            return False
+        return _pair(value) is not None
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""

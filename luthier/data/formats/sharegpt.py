@@ -16,6 +16,7 @@ from luthier.data.conversation import (
     wrong_message,
 )
 from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.formats.listed import listed
 from luthier.data.strict import read_json
 
 KEYS = ("conversations", "conversation")
@@ -53,7 +54,7 @@ class ShareGPT:
 
 def _turns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     for key in KEYS:
-        turns = value.get(key)
+        turns = listed(value.get(key))
         if (
             isinstance(turns, list)
             and turns

@@ -1,0 +1,177 @@
+"""LLaMA-Factory's `dataset_info.json`: names of data sets as sources, each with its layout, columns and tags.
+
+A data set's columns are all that its trainer reads of a row, so they are named in full here as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.config import read_tree
+from luthier.errors import ConfigError, DataError
+from luthier.plugins import suggestion
+
+FILE = "dataset_info.json"
+KEYS = {
+    "file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "formatting", "ranking",
+    "subset", "split", "folder", "num_samples", "columns", "tags",
+}  # fmt: skip
+ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
+SHAREGPT = {"messages": "conversations"}
+EVERYWHERE = {"system": "system", "tools": "tools", "chosen": "chosen", "rejected": "rejected"}
+OURS = ALPACA | SHAREGPT | EVERYWHERE | {"history": "history", "kto_tag": "label"}
+"""Their columns and the keys of Luthier's layouts."""
+MEDIA = ("images", "videos", "audios")
+TAGS = {
+    "role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt",
+    "observation_tag": "observation", "function_tag": "function_call", "system_tag": "system",
+}  # fmt: skip
+TURNS = {
+    "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+    "observation_tag": "tool", "function_tag": "function_call", "system_tag": "system",
+}  # fmt: skip
+"""Their tags and the keys of `turns`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSets:
+    """What a `dataset_info.json` names. `stage` is what a config of theirs trains; None: what the data set is for."""
+
+    file: Path
+    entries: dict[str, Any]
+    stage: str | None = None
+
+    @classmethod
+    def read(cls, file: Path, stage: str | None = None) -> DataSets:
+        """Read the file.
+
+        Raises:
+            DataError: there is none, or it is no JSON object.
+        """
+        try:
+            return cls(file, read_tree(file), stage)
+        except ConfigError as error:
+            raise DataError(str(error)) from None
+
+    def sources(self, name: str, *, most: int | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+        """One data set, its first `most` rows, as `data.train` has it; and what is otherwise than theirs.
+
+        Raises:
+            DataError: there is none of that name, or it cannot be read as theirs would be.
+        """
+        entry = self.entries.get(name)
+        if not isinstance(entry, dict):
+            raise DataError(f"{self.file} has no data set {name!r}; {near(name, self.entries)}")
+        where = f"{name} ({self.file})"
+        if unknown := sorted(entry.keys() - KEYS):
+            raise DataError(f"{where}: unknown key {unknown[0]}; {near(unknown[0], KEYS)}")
+        place = self._place(where, entry)
+        layout = _layout(where, entry, self.stage)
+        known, notes = [] if most is None else [most], []
+        drawn = entry.get("num_samples")
+        if drawn is not None:
+            if not isinstance(drawn, int) or drawn < 1:
+                raise DataError(f"{where}: num_samples must be a number, not {drawn!r}")
+            known.append(drawn)
+            notes.append(f"{name}: the first {drawn} rows, where theirs are drawn at random")
+        return [place | layout | ({"limit": min(known)} if known else {})], notes
+
+    def _place(self, where: str, entry: dict[str, Any]) -> dict[str, Any]:
+        """Where the rows are."""
+        there = next(
+            (str(entry[name]) for name in ELSEWHERE if entry.get(name) and Path(str(entry[name])).exists()), None
+        )
+        hub = entry.get("hf_hub_url")
+        if there is None and hub and self.stage is None:
+            options = {key: entry[key] for key in ("subset", "split") if entry.get(key)}
+            if entry.get("folder"):
+                raise DataError(f"{where}: folder {entry['folder']!r} belongs to a hub; write file_name")
+            return {"path": f"hub:{hub}"} | options
+        if there is None:
+            for remote in ELSEWHERE:
+                if entry.get(remote):
+                    raise DataError(
+                        f"{where}: {remote} {entry[remote]} is not on this machine; download it and write file_name"
+                    )
+        for option, allowed in (("subset", (None,)), ("folder", (None,)), ("split", (None, "train"))):
+            if entry.get(option) not in allowed:
+                raise DataError(f"{where}: {option} {entry[option]!r} belongs to a hub; write file_name")
+        if there is None and not entry.get("file_name"):
+            raise DataError(f"{where}: has no file_name")
+        place = Path(there) if there else self.file.parent / str(entry["file_name"])
+        if not place.exists():
+            raise DataError(f"{where}: {place}: no such file (looked at {place.absolute()})")
+        return {"path": str(place)}
+
+
+def near(key: str, known: Iterable[str]) -> str:
+    """What a wrong name may have meant; all that is allowed where that is little."""
+    names = sorted(known)
+    found = difflib.get_close_matches(key, names, n=1)
+    return f"did you mean {found[0]!r}?" if found else suggestion(key, names)[:500]
+
+
+def _layout(where: str, entry: dict[str, Any], stage: str | None) -> dict[str, Any]:
+    """`format`, `columns` and `turns` of a data set."""
+    style = entry.get("formatting", "alpaca")
+    if style not in ("alpaca", "sharegpt", "openai"):
+        raise DataError(f"{where}: formatting must be alpaca, sharegpt or openai, not {style!r}")
+    alpaca = style == "alpaca"
+    columns = dict(entry.get("columns") or (ALPACA if alpaca else SHAREGPT))  # a data set that names any has no others
+    if pictures := [name for name in MEDIA if columns.get(name)]:
+        raise DataError(f"{where}: has {pictures[0]}; only text is read")
+    if unknown := sorted(columns.keys() - OURS.keys()):
+        raise DataError(f"{where}: columns: unknown {unknown[0]}; {near(unknown[0], OURS)}")
+    _purpose(where, entry, columns, stage)
+    only = {name for name, column in columns.items() if column} == {"prompt"}
+    if stage == "pt" or (stage is None and alpaca and only and not entry.get("ranking")):
+        if not alpaca or columns.get("query") or not columns.get("prompt"):
+            raise DataError(f"{where}: stage pt reads texts; write columns: {{prompt: the key of the text}}")
+        return {"format": "text", "columns": {"text": columns["prompt"]}}
+    unread = {"response"} if entry.get("ranking") else {"chosen", "rejected"}
+    turned = {OURS[name]: column for name, column in columns.items() if column and name not in unread}
+    plain, turns = "alpaca", dict[str, str]()
+    if not alpaca:
+        plain, own, turns = _speakers(where, entry)
+        turned = {(own if name == "conversations" else name): column for name, column in turned.items()}
+    elif stage == "ppo" and "output" not in turned and "instruction" in turned:
+        plain = "prompt"
+        turned = {("prompt" if name == "instruction" else name): column for name, column in turned.items()}
+    kind = "preference" if entry.get("ranking") else "labelled" if "label" in turned else plain
+    return {"format": kind, "columns": turned} | ({"turns": turns} if turns else {})
+
+
+def _purpose(where: str, entry: dict[str, Any], columns: dict[str, Any], stage: str | None) -> None:
+    """Refuse a data set of another kind than the stage learns from."""
+    ranked, judged = bool(entry.get("ranking")), bool(columns.get("kto_tag"))
+    pairs, verdicts = (ranked, judged) if stage is None else (stage in ("dpo", "rm"), stage == "kto")
+    if pairs != ranked:
+        has = "is no ranking data set" if pairs else "is a ranking data set"
+        raise DataError(f"{where}: {has}, and stage {stage} learns from {'such' if pairs else 'others'}")
+    if verdicts != judged:
+        has = "has no column kto_tag" if verdicts else "has a column kto_tag"
+        raise DataError(f"{where}: {has}, and stage {stage} learns from {'such' if verdicts else 'others'}")
+    answered = stage in ("sft", "kto") and entry.get("formatting", "alpaca") == "alpaca"
+    needed = ("chosen", "rejected") if ranked else ("response",) if answered else ()
+    if lacking := [name for name in needed if not columns.get(name)]:
+        raise DataError(f"{where}: columns must name {' and '.join(lacking)}")
+
+
+def _speakers(where: str, entry: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
+    """The layout of turns, its key, and what they call the parts of a turn, where that is not what the layout does."""
+    given = entry.get("tags") or {}
+    if unknown := sorted(set(given) - TAGS.keys()):
+        raise DataError(f"{where}: tags: unknown {unknown[0]}; {near(unknown[0], TAGS)}")
+    tags = TAGS | {name: tag for name, tag in given.items() if tag}
+    if (tags["role_tag"], tags["content_tag"]) == ("role", "content"):
+        usual = {"user_tag": "user", "assistant_tag": "assistant", "system_tag": "system", "observation_tag": "tool"}
+        if all(given.get(name, usual[name]) == usual[name] for name in usual) and "function_tag" not in given:
+            return "messages", "messages", {}
+    if tags == TAGS:
+        return "sharegpt", "conversations", {}
+    return "sharegpt", "conversations", {TURNS[name]: tag for name, tag in tags.items()}

@@ -1,0 +1,109 @@
+"""Which encoding some bytes are in that are not UTF-8: GB18030, or the Western one, or neither can be told.
+
+Almost any bytes are *some* text in almost any encoding, so each of the two must look like what it is used for. Korean
+and Japanese bytes are also Chinese characters, and Czech ones also Western letters: which ones gives them away.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+MARKS = (
+    ("utf-8", codecs.BOM_UTF8),
+    ("utf-32-le", codecs.BOM_UTF32_LE),  # before UTF-16, whose mark is its beginning
+    ("utf-32-be", codecs.BOM_UTF32_BE),
+    ("utf-16-le", codecs.BOM_UTF16_LE),
+    ("utf-16-be", codecs.BOM_UTF16_BE),
+)
+HIGH = re.compile(rb"[\x80-\xff]+")
+FREQUENT = frozenset(
+    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经么去法学如都同现当没动面起看定天分还进好小部其些主样理心她本前开但因只从想实日军者意无力它与长把机十民第公此已工使情明性知全三又关点正业外将两高间由问很最重并物手应战向头文体政美相见被利什二等产或新己制身果加西斯月话合回特代内信表化老给世位次度门任常先海通教儿原东声提立及比员解水名真论处走义各入几口认条平系气题活尔更别打女变四神总何电数安少报才结反受目太量再感建务做接必场件计管期市直德资命山金指克许统区保至队形社便空决治展马科司五基眼书非则听白却界达光放强即像难且权思王象完设式色路记南品住告类求据程北边死张该交规万取拉格望觉术领共确传师观清今切院让识候带导争运"
+)
+"""Characters that make up most of Chinese writing."""
+LETTERS = (
+    "àâæçéèêëîïôœùûüÿ", "äöüßé", "áéíñóúü", "áâãàçéêíóôõúü", "àèéìíîòóùú", "éëïóöüèêáà", "åäöéà", "æøåéòôè",
+    "áéíóúýðþæö", "àçèéíïòóúü", "äöõü", "ëç",
+)  # fmt: skip
+"""Letters beyond ASCII of French, German, Spanish, Portuguese, Italian, Dutch, Swedish, Danish, Icelandic, Catalan,
+Estonian and Albanian. Those of a text must be one language's: Czech ones, misread, are of several."""
+MARKS_OF_TEXT = frozenset("‘’“”„–—…«»‹›€£°§·•©®™¡¿ªº²½\xa0")
+FEWEST = 3
+"""Letters, or Chinese characters, below which nothing can be told."""
+ONE_LANGUAGE = 0.98
+"""Share of letters that must be one language's."""
+LIKELY = 0.95
+"""Share of characters beyond ASCII that must be usual ones."""
+COMMON = 0.3
+"""Share of Chinese characters that must be frequent ones; in Chinese text it is above half."""
+
+
+class Undecided(Exception):
+    """More than one encoding would do, or none."""
+
+
+def byte_order_mark(raw: bytes) -> tuple[str | None, bytes]:
+    """The encoding that the first bytes name, and its mark; of UTF-16 without one, what its zeros tell."""
+    for encoding, mark in MARKS:
+        if raw.startswith(mark):
+            return encoding, mark
+    head = raw[:4096]
+    if len(head) >= 4 and b"\0" in head:
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        most = len(head) // 2
+        if odd > 0.3 * most and not even:
+            return "utf-16-le", b""
+        if even > 0.3 * most and not odd:
+            return "utf-16-be", b""
+    return None, b""
+
+
+def guess(raw: bytes) -> str:
+    """The encoding of bytes that are not UTF-8.
+
+    Raises:
+        Undecided: with what they would be in each.
+    """
+    runs = HIGH.findall(raw)
+    fits = {"gb18030": _chinese(raw), "cp1252": _western(raw, runs)}
+    good = [encoding for encoding, fit in fits.items() if fit]
+    if len(good) == 1:
+        return good[0]
+    first = HIGH.search(raw)
+    start = max(0, first.start() - 8) if first else 0
+    shown = ", ".join(f"{encoding}: {_shown(raw[start : start + 40], encoding)!r}" for encoding in fits)
+    raise Undecided(f"name its encoding, for example {{path: ..., encoding: gb18030}} (it would be {shown})")
+
+
+def _shown(raw: bytes, encoding: str) -> str:
+    return raw.decode(encoding, errors="replace").replace("\n", " ")
+
+
+def _text(raw: bytes, encoding: str) -> str | None:
+    """Decoded strictly, but for a character that the end cuts."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(raw)
+    except UnicodeDecodeError:
+        return None
+
+
+def _chinese(raw: bytes) -> bool:
+    text = _text(raw, "gb18030")
+    if text is None:
+        return False
+    wide = [c for c in text if not c.isascii()]
+    han = [c for c in wide if "\u4e00" <= c <= "\u9fff"]
+    usual = len(han) + sum(c in "，。！？；：“”‘’（）《》、…—·～【】　" or "\uff00" <= c <= "\uffef" for c in wide)
+    frequent = sum(c in FREQUENT for c in han)
+    return len(han) >= FEWEST and usual >= LIKELY * len(wide) and frequent >= COMMON * len(han)
+
+
+def _western(raw: bytes, runs: list[bytes]) -> bool:
+    text = _text(raw, "cp1252")
+    if text is None:
+        return False
+    wide = [c for c in text if not c.isascii()]
+    letters = [c.lower() for c in wide if c not in MARKS_OF_TEXT]
+    most = max(sum(c in language for c in letters) for language in LETTERS)
+    short = sum(len(run) <= 2 for run in runs)
+    return len(letters) >= FEWEST and most >= ONE_LANGUAGE * len(letters) and short >= LIKELY * len(runs)

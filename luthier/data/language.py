@@ -1,0 +1,32 @@
+"""Which language a text is written in, told offline (py3langid, after Lui & Baldwin 2012)."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from luthier.data.formats.parallel import LANGUAGES
+from luthier.errors import MissingExtra
+
+
+def language(text: str) -> tuple[str, float]:
+    """ISO 639-1 code of a text, and how likely it is, in [0, 1]; ("", 0) where there are no letters.
+
+    Raises:
+        MissingExtra: the library is not installed.
+    """
+    if not any(character.isalpha() for character in text):
+        return "", 0.0
+    code, likely = _identifier().classify(text)
+    return str(code), float(likely)
+
+
+@cache
+def _identifier() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
+        raise MissingExtra("telling languages", "py3langid", "data") from None
+    found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    found.set_languages([code for code in found.nb_classes if code in LANGUAGES])  # rare ones take what is common's
+    return found
