@@ -104,11 +104,11 @@ def show(
     first = rows if row is None else row
     start = 0 if row is None else row - 1
     whole = chain(head, every)
-    chosen = list(islice(with_columns(whole, columns, file) if columns else whole, start, first))
-    if not chosen:
-        raise DataError(f"{file}: --row {row}, but the file has fewer rows")
+    chosen = list(islice(with_columns(whole, columns, file) if columns else whole, first))
+    if len(chosen) <= start:
+        raise DataError(f"{file}: --row {row}, but the file has {len(chosen)} rows")
     shown.console.print(str(Reading(file, name, format == "auto", None, reading.found, columns)), markup=False)
-    _rendered(name, chosen, model)
+    _rendered(name, chosen[start:], model)
 
 
 def _rendered(format: str, rows: Iterable[Any], model: str) -> None:

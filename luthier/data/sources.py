@@ -137,7 +137,7 @@ def with_columns(rows: Iterator[Row], columns: Mapping[str, str], file: str) -> 
             row = replace(row, value=kept)  # noqa: PLW2901
         yield row
     for own, theirs in columns.items():
-        if theirs not in there:
+        if theirs not in there and own != theirs:  # under its own name it may be one that rows need not have
             raise DataError(f"{file}: columns: {own}: no row has the key {theirs!r}; {suggestion(theirs, there)}")
 
 

@@ -127,10 +127,10 @@ def test_looking_writes_nothing(luthier: Command, tiny: Path) -> None:
     assert "format messages (recognised)" in shown and "rows.jsonl:3" in shown and "<|im_end|>⟧" in shown
     Path("rows.csv").write_text("id,Question,Answer\n1,Why?,So.\n2,Why?,So.\n3,How?,\n4,Why?,Why?\n")
     before.insert(0, Path("rows.csv"))
-    told = done(luthier("data", "inspect", "rows.csv", "--model", tiny))
+    told = " ".join(done(luthier("data", "inspect", "rows.csv", "--model", tiny)).split())
     for words in (
         "rows.csv: 4 rows, format prompt-completion (recognised; commas between columns; prompt is 'Question', ",
-        "not read    id", "usable      2 of 4 rows", "1 rows say what another one says", "1 x empty-answer",
+        "why 100 %", "not read id", "usable 2 of 4 rows", "1 rows say what another one says", "1 x empty-answer",
         "rows.csv:5: message 1 (assistant) repeats what it answers", "So.<|im_end|>⟧",
     ):  # fmt: skip
         assert words in told, told

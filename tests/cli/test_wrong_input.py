@@ -49,7 +49,7 @@ def refused(said: Said, *words: str) -> None:
         ({"train": {"lerning_rate": 1}}, ["c.yaml: train.lerning_rate: unknown key", "'learning_rate'"]),
         ({"objective": "sfft"}, ["unknown objective 'sfft'", "'sft'"]),
         ({"data": {"train": ["nowhere.jsonl"]}}, ["nowhere.jsonl: no such file (looked at /"]),
-        ({"data": {"train": ["."]}}, [".: a folder; give one of its files"]),
+        ({"data": {"train": ["empty"]}}, ["empty: no file of rows there; allowed: .json, "]),
         ({"model": "no-such-model"}, ["no model 'no-such-model'", "smollm2-135m-instruct"]),
         ({"model": "nowhere.gguf"}, ["nowhere.gguf: no such file"]),
         (
@@ -68,6 +68,7 @@ def test_a_wrong_config(
 ) -> None:
     if isinstance(change.get("model"), dict):
         change = {"model": change["model"] | {"path": str(tiny)}}
+    Path("empty").mkdir()
     refused(luthier(verb, config(**change)), *words)
     assert not Path("run").exists()
 
@@ -95,8 +96,8 @@ def test_what_only_training_needs(
     ("content", "words"),
     [
         (GOOD[:-20].encode(), ["rows.jsonl:12: not valid JSON", "is the file cut off?"]),
-        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(range(256)), ["not a text file"]),
-        (gzip.compress(GOOD.encode()), ["rows.jsonl"]),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(range(256)), ["rows.jsonl:1: not UTF-8"]),
+        (gzip.compress(GOOD.encode())[:-9], ["rows.jsonl: cannot be unpacked", "is it cut off?"]),
         (b"", ["the file is empty"]),
         (b" \n\t\n", ["the file is empty"]),
         (b"[]", ["the file holds no rows"]),

@@ -128,5 +128,6 @@ def test_columns_are_read_under_the_names_of_the_layout() -> None:
     found = list(with_columns(iter(rows), {"instruction": "q", "output": "a"}, "f"))
     assert [row.value for row in found] == [{"instruction": "a", "output": "b"}, {"instruction": "d"}, "x"]
     assert [row.origin for row in found] == [row.origin for row in rows]
+    assert list(with_columns(iter(rows[:1]), {"instruction": "q", "input": "input"}, "f"))  # need not be there
     with pytest.raises(DataError, match=r"^f: columns: output: no row has the key 'answer'; allowed: a, q, system$"):
         list(with_columns(iter(rows), {"output": "answer"}, "f"))
