@@ -83,7 +83,14 @@ class SourceConfig(Section):
     """Split of a hub data set."""
 
 
-class DataConfig(Settings):
+class CleanConfig(Settings):
+    """How rows are cleaned."""
+
+    clean: list[Annotated[Part, Choice("cleaner")]] = Field(default=[])
+    """Cleaners (`luthier plugins cleaner`) that mend or drop rows, in their order; what they did is in rows.json."""
+
+
+class DataConfig(CleanConfig):
     """What to train on and how rows become token sequences."""
 
     @field_validator("train", "held_out", mode="before")

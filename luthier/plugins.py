@@ -55,6 +55,16 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "turns": "luthier.data.formats.turns:Turns",
         "text": "luthier.data.formats.text:PlainText",
     },
+    "cleaner": {
+        "repair": "luthier.data.clean.repair:Repair",
+        "secrets": "luthier.data.clean.redact:Secrets",
+        "personal": "luthier.data.clean.redact:Personal",
+        "duplicates": "luthier.data.clean.duplicates:Duplicates",
+        "near-duplicates": "luthier.data.clean.near:NearDuplicates",
+        "quality": "luthier.data.clean.quality:Quality",
+        "language": "luthier.data.clean.language:Language",
+        "offensive": "luthier.data.clean.offensive:Offensive",
+    },
     "adapter": {
         "lora": "luthier.adapters.lora:Lora",
         "qlora": "luthier.adapters.qlora:QLora",

@@ -7,31 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.cli.clean import clean, restore
+from luthier.cli.source import FORMAT, MODEL, OPTIONS, SOURCE, source_of
+
 if TYPE_CHECKING:
     from luthier.data.inspect import Inspection
 
-app = typer.Typer(help="Look at data.", no_args_is_help=True)
-SOURCE = typer.Argument(
-    help="A file, a folder, a pattern, `-` for standard input, or hub:owner/name.", show_default=False
-)
-MODEL = typer.Option(help="Whose chat template renders the rows.")
-FORMAT = typer.Option(help="Read the rows as this format.")
-OPTIONS = typer.Option("--set", help="Other settings of the source, e.g. --set encoding=gb18030.")
+app = typer.Typer(help="Look at data, and clean it.", no_args_is_help=True)
+app.command()(clean)
+app.command()(restore)
 
 
 @app.callback()
 def _group() -> None:
-    """Look at data."""
-
-
-def _source(path: str, format: str, options: Iterable[str]) -> Any:
-    from luthier.config import SourceConfig, apply_override, parse_section
-    from luthier.data.sources import resolved
-
-    tree: dict[str, Any] = {"path": path, "format": format}
-    for option in options:
-        apply_override(tree, option)
-    return resolved(parse_section(SourceConfig, tree, source=path))
+    """Look at data, and clean it."""
 
 
 @app.command()
@@ -47,7 +36,7 @@ def inspect(
     from luthier.data.inspect import inspect as look
     from luthier.data.sources import files_of
 
-    settings = _source(source, format, options or ())
+    settings = source_of(source, format, options or ())
     for file in files_of(settings):
         found = look(settings, file, shown=rows)
         _say(found)
@@ -94,7 +83,7 @@ def show(
     from luthier.data.sources import files_of, how, rows_of, with_columns
     from luthier.errors import DataError
 
-    settings = _source(source, format, options or ())
+    settings = source_of(source, format, options or ())
     file, reading = files_of(settings)[0], how(settings)
     every = rows_of(settings, file, reading, limit=settings.limit)
     head = list(islice(every, SAMPLE_ROWS))

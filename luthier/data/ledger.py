@@ -27,6 +27,7 @@ class Entry:
     content_id: str = ""
     sequences: int = 0
     tokens: int = 0
+    cleaned: bool = False
 
 
 class Ledger:
@@ -40,9 +41,12 @@ class Ledger:
         """One row was taken from a source."""
         self.rows_read += 1
 
-    def drop(self, origin: Origin, error: RowError, *, side: Side | None = None, content_id: str = "") -> None:
-        """The row cannot be used."""
-        self.entries.append(Entry(origin.file, origin.line, side, "dropped", error.reason, error.detail, content_id))
+    def drop(
+        self, origin: Origin, error: RowError, *, side: Side | None = None, content_id: str = "", cleaned: bool = False
+    ) -> None:
+        """The row cannot be used; or it was `cleaned` away."""
+        said = (error.reason, error.detail, content_id)
+        self.entries.append(Entry(origin.file, origin.line, side, "dropped", *said, cleaned=cleaned))
 
     def record(self, entry: Entry) -> None:
         """The row is used, whole or in part."""
@@ -74,4 +78,4 @@ class Ledger:
 
 
 def _compact(entry: Entry) -> dict[str, object]:
-    return {key: value for key, value in asdict(entry).items() if value not in ("", 0, None)}
+    return {key: value for key, value in asdict(entry).items() if value not in ("", 0, None, False)}

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 from luthier.config import DataConfig, SourceConfig
+from luthier.data.clean.base import CleanerSettings
+from luthier.data.clean.pipeline import Cleaning
 from luthier.data.conversation import Content, Origin, Row
 from luthier.data.formats import base as formats
 from luthier.data.formats.columns import mapping
@@ -90,18 +92,25 @@ class DataProcessor:
             DataError: a file cannot be read, or no row is left to train on.
         """
         ledger, readings = Ledger(), list[Reading]()
-        rows = self.read(config.train, ledger, readings)
+        cleaning = Cleaning(cast(list[CleanerSettings], config.clean))
+        held: list[ReadRow] = []
+        if isinstance(config.held_out, list):  # first, so that training rows which repeat them are the ones to go
+            held = self.read(config.held_out, ledger, readings, side="held_out", cleaning=cleaning.reading())
+        rows = self.read(config.train, ledger, readings, cleaning=cleaning)
         if isinstance(config.held_out, list):
-            held = self.read(config.held_out, ledger, readings, side="held_out")
             placed = [(row, "train") for row in rows] + [(row, "held_out") for row in held]
         else:
             chosen = sides([row.content.content_id for row in rows], held_out=config.held_out)
             placed = list(zip(rows, chosen, strict=True))
         parts: dict[str, list[Example]] = {"train": [], "held_out": []}
         for row, side in placed:
+            seen = times(row.content.content_id, row.weight) if side == "train" else 1
+            if not seen:
+                error = RowError("", "weight", f"the weight of its source, {row.weight:g}, leaves it out")
+                ledger.drop(row.origin, error, side="train", content_id=row.content.content_id, cleaned=True)
+                continue
             example = _render(row, "train" if side == "train" else "held_out", config, renderer, objective, ledger)
             if example is not None:
-                seen = times(example.content_id, row.weight) if side == "train" else 1
                 parts[side] += [example] * seen
         ledger.close()
         if not parts["train"]:
@@ -120,8 +129,9 @@ class DataProcessor:
         readings: list[Reading],
         *,
         side: Side = "train",
+        cleaning: Cleaning | None = None,
     ) -> list[ReadRow]:
-        """The rows of some files, in their layouts; rows that cannot be used go to the ledger."""
+        """The rows of some files, in their layouts and cleaned; rows that cannot be used go to the ledger."""
         result = []
         for given in sources:
             source = resolved(given)
@@ -135,12 +145,16 @@ class DataProcessor:
                 name, columns = recognised(source, head, file)
                 every: Iterator[Row] = chain(head, rows)
                 before = ledger.rows_read
-                for row in with_columns(every, columns, file) if columns else every:
+                every = with_columns(every, columns, file) if columns else every
+                for outcome in (cleaning or Cleaning(())).rows(every, name):
                     ledger.read()
-                    try:
-                        result.append(ReadRow(row.origin, formats.read(name, row), source.weight))
-                    except RowError as error:
-                        ledger.drop(row.origin, error, side=side)
+                    origin, verdict = outcome.row.origin, outcome.verdict
+                    if outcome.content is not None:
+                        result.append(ReadRow(origin, outcome.content, source.weight))
+                    elif verdict is not None:
+                        ledger.drop(
+                            origin, RowError("", verdict.rule, verdict.detail), side=side, cleaned=verdict.readable
+                        )
                 count = ledger.rows_read - before
                 readings.append(Reading(file, name, source.format == "auto", count, reading.found, columns))
                 left = None if left is None else left - count

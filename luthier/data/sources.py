@@ -30,7 +30,17 @@ SPEAKERS = {
     "user": "human", "assistant": "gpt", "system": "system", "tool": "observation", "function_call": "function_call",
 }  # fmt: skip
 """Who speaks, and what ShareGPT calls them."""
-NOT_ROWS = ("readme", "license", "licence", "dataset_info.json", "dataset_dict.json", "state.json")
+NOT_ROWS = (
+    "dropped.jsonl",
+    "ledger.jsonl",
+    "report.md",
+    "readme",
+    "license",
+    "licence",
+    "dataset_info.json",
+    "dataset_dict.json",
+    "state.json",
+)
 """How files in a folder of data are called that are about it."""
 
 

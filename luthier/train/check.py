@@ -149,11 +149,15 @@ def named(rows: Sequence[str]) -> str:
 
 def _bad_rows(config: RunConfig, data: Prepared) -> Iterable[Finding]:
     """Rows that could not be used, grouped by reason."""
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[tuple[str, bool], list[str]] = {}
     for entry in data.ledger.entries:
         if entry.outcome == "dropped":
-            by_reason.setdefault(entry.reason, []).append(f"{entry.file}:{entry.line}: {entry.detail}")
-    for reason, rows in by_reason.items():
+            rows = by_reason.setdefault((entry.reason, entry.cleaned), [])
+            rows.append(f"{entry.file}:{entry.line}: {entry.detail}")
+    for (reason, cleaned), rows in by_reason.items():
+        if cleaned:
+            yield Finding("note", reason, f"{len(rows)} rows were left out as the config says: {named(rows)}")
+            continue
         chosen = config.data.bad_rows == "drop" or reason == "over-length"
         hint = "" if chosen else "; mend them, or leave them out with data.bad_rows=drop"
         level: Level = "warning" if chosen else "error"

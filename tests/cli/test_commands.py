@@ -187,3 +187,24 @@ def test_a_chat_keeps_its_history(luthier: Command, tiny: Path, monkeypatch: pyt
         ["Be short.", "one", "answer 1", "two"],
         ["Be short.", "three"],
     ]
+
+
+def test_cleaning(luthier: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = ["It is a cafÃ©, mail a@b.example.", "As an AI, no.", "It is a cafÃ©, mail a@b.example.", "Ask me again."]
+    Path("rows.csv").write_text("question,answer\n" + "".join(f'What?,"{answer}"\n' for answer in answers))
+    looked = " ".join(done(luthier("data", "clean", "rows.csv", "--dry-run")).split())
+    assert "kept 2" in looked and "mended by repair 2" in looked and "dropped: refusal 1 rows.csv:3: says" in looked
+    assert sorted(path.name for path in Path().iterdir()) == ["rows.csv"]
+    done(luthier("data", "clean", "rows.csv", "-o", "cleaned"))
+    rows = [json.loads(line)["answer"] for line in Path("cleaned/rows.jsonl").read_text().splitlines()]
+    assert rows == ["It is a café, mail [EMAIL].", "Ask me again."]
+    assert "1 rows are back" in done(luthier("data", "restore", "cleaned", "refusal"))
+    assert len(Path("cleaned/rows.jsonl").read_text().splitlines()) == 3
+    only = done(
+        luthier("data", "clean", "rows.csv", "--dry-run", "--with", "quality", "--rule", "quality.refusals=false")
+    )
+    assert "refusal" not in only
+    wrong = luthier("data", "clean", "rows.csv", "--dry-run", "--rule", "quality.refusal=1")
+    assert wrong.status == 2 and "unknown key" in wrong.err and "refusals" in wrong.err
+    assert "-o FOLDER" in luthier("data", "clean", "rows.csv").err

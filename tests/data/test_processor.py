@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -293,3 +294,52 @@ def test_rows_from_an_objective_of_ones_own(write_rows: Write, tokenizer: Any) -
     config = DataConfig(train=[SourceConfig(path=str(write_rows(chat_rows(3))))], held_out=0.0)
     with pytest.raises(DataError, match="3 x no-supervised-token"):
         DataProcessor().prepare(config, Renderer(tokenizer), Nothing())
+
+
+# ---- cleaning, and rows that count more than once ----------------------------------------------------------------
+
+
+def pairs(*said: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"prompt": asked, "completion": answer} for asked, answer in said]
+
+
+def test_rows_are_cleaned_before_they_are_split(prepare: Any, write_rows: Write) -> None:
+    rows = write_rows(pairs(("a?", "cafÃ©"), ("b?", "As an AI, no."), ("a?", "cafÃ©"), ("c?", ""), ("d?", "yes")))
+    data = prepare(rows, clean=["repair", "quality", "duplicates"])
+    assert lines(data.train) == [1, 5] and data.train[0].content.messages[1].content == "café"
+    dropped = [(e.line, e.reason, e.cleaned) for e in data.ledger.entries if e.outcome == "dropped"]
+    assert dropped == [(2, "refusal", True), (3, "duplicate", True), (4, "empty-answer", False)]
+    assert data.ledger.summary()["read"] == 5
+
+
+def test_training_rows_that_held_out_files_hold_are_dropped(prepare: Any, write_rows: Write) -> None:
+    train = write_rows(pairs(("a?", "one"), ("b?", "two"), ("c?", "three")), "train.jsonl")
+    held = write_rows(pairs(("B", "Two."), ("B", "Two."), ("d?", "four")), "held.jsonl")
+    data = prepare(train, held_out=[str(held)], clean=["duplicates"])
+    assert lines(data.train) == [1, 3] and lines(data.held_out) == [1, 2, 3]  # what is measured on stays whole
+    entry = next(e for e in data.ledger.entries if e.outcome == "dropped")
+    assert entry.detail == f"says what {held}:1 says" and entry.side == "train"
+
+
+def test_what_one_file_says_another_does_not_repeat(prepare: Any, write_rows: Write) -> None:
+    first = write_rows(pairs(("a?", "one")), "first.jsonl")
+    second = write_rows(
+        [{"instruction": "a?", "output": "one"}, {"instruction": "b?", "output": "two"}], "second.jsonl"
+    )
+    data = prepare(first, second, clean=["duplicates"])
+    assert [(Path(e.origin.file).name, e.origin.line) for e in data.train] == [("first.jsonl", 1), ("second.jsonl", 2)]
+
+
+@pytest.mark.parametrize(("weight", "fewest", "most"), [(0.5, 60, 140), (1, 200, 200), (2, 400, 400), (2.25, 420, 480)])
+def test_weights_are_how_often_rows_are_seen(
+    prepare: Any, write_rows: Write, weight: float, fewest: int, most: int
+) -> None:
+    rows = write_rows(pairs(*((f"{n}?", f"{n}.") for n in range(200))))
+    data = prepare({"path": str(rows), "weight": weight})
+    assert fewest <= len(data.train) <= most
+    assert lines(data.train) == lines(prepare({"path": str(rows), "weight": weight}).train)
+    left_out = [e.line for e in data.ledger.entries if e.reason == "weight"]
+    assert sorted([*left_out, *set(lines(data.train))]) == list(range(1, 201))
+    assert set(Counter(lines(data.train)).values()) <= {int(weight), int(weight) + 1}
+    whole = prepare({"path": str(rows), "weight": weight}, held_out=0.2)
+    assert len(whole.held_out) == len(set(lines(whole.held_out)))  # what is measured counts once

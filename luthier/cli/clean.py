@@ -1,0 +1,79 @@
+"""`luthier data clean` and `restore`: rows mended and dropped by rule, every decision on record."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from luthier.cli.source import FORMAT, OPTIONS, SOURCE, source_of
+
+USUAL = "repair,secrets,personal,quality,duplicates,near-duplicates"
+
+
+def clean(
+    source: Annotated[str, SOURCE],
+    *,
+    output: Annotated[str, typer.Option("-o", "--output", help="Folder for the rows and the report.")] = "",
+    cleaners: Annotated[
+        str, typer.Option("--with", help="Cleaners, in their order (luthier plugins cleaner).")
+    ] = USUAL,
+    changes: Annotated[
+        list[str] | None, typer.Option("--rule", help="A setting, e.g. --rule near-duplicates.threshold=0.9.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that look at rows; 0: this one.", min=0)] = 0,
+    format: Annotated[str, FORMAT] = "auto",
+    options: Annotated[list[str] | None, OPTIONS] = None,
+) -> None:
+    """Mend and drop rows by rule; what was done is in the ledger, and dropped rows can be put back."""
+    from luthier.cli import show
+    from luthier.data.clean.run import clean_source
+    from luthier.errors import UserError
+
+    if not output and not dry_run:
+        raise UserError("say where the rows go: -o FOLDER (or look first: --dry-run)")
+    chosen = chosen_cleaners(cleaners, changes or ())
+    tally = clean_source(source_of(source, format, options or ()), chosen, output or None, workers=workers)
+    lines: list[tuple[object, ...]] = [("read", tally.read, ""), ("kept", tally.kept, "")]
+    lines += [(f"mended by {rule}", count, "") for rule, count in tally.mended.most_common()]
+    for rule, count in tally.dropped.most_common():
+        where, detail, _ = tally.examples[rule][0]
+        lines.append((f"dropped: {rule}", count, f"{where}: {detail}"))
+    show.table("", ("rows", "", "first"), lines)
+    if output:
+        show.console.print(f"{output}/rows.jsonl to train on; {output}/report.md says why rows went", markup=False)
+
+
+def restore(
+    folder: Annotated[str, typer.Argument(help="What `luthier data clean` wrote.", show_default=False)],
+    rules: Annotated[list[str], typer.Argument(help="Rules whose rows come back.", show_default=False)],
+) -> None:
+    """Put rows that some rules dropped back, as they were read."""
+    from pathlib import Path
+
+    from luthier.cli import show
+    from luthier.data.clean.ledger import restored
+
+    count = restored(Path(folder), rules)
+    show.console.print(f"{count} rows are back at the end of {folder}/rows.jsonl", markup=False)
+
+
+def chosen_cleaners(names: str, changes: Any) -> list[Any]:
+    """Cleaners by name, with settings changed.
+
+    Raises:
+        ConfigError: an unknown name or setting.
+    """
+    from luthier.config import CleanConfig, apply_override, parse_section
+    from luthier.errors import UserError
+
+    parts: dict[str, dict[str, Any]] = {
+        name.strip(): {"type": name.strip()} for name in names.split(",") if name.strip()
+    }
+    for change in changes:
+        name = change.partition(".")[0]
+        if name not in parts:
+            raise UserError(f"--rule {change}: {name} is not among the cleaners ({', '.join(parts)})")
+        apply_override(parts, change)
+    return list(parse_section(CleanConfig, {"clean": list(parts.values())}, source="--with").clean)

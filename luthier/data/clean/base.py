@@ -1,0 +1,90 @@
+"""A cleaner mends what rows say, or says which rows should go, and why.
+
+What it does: changes text (`mend`), finds something out about rows one by one (`look`, which may happen in another
+process), and decides about them in their order (`judge`, which may remember earlier ones).
+What it must not know: files, layouts, tokenizers, configs, other cleaners.
+How to add one: one file here with a settings class and what it builds, one line in `plugins.BUILT_IN["cleaner"]`
+(or an entry point `luthier.cleaner` in a package of your own).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from luthier.data.conversation import Content, Labelled, Preference, Task, Text
+from luthier.plugins import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a row should go: the rule, what was measured, where the line is, and a sentence.
+
+    `readable` is false where no cleaner wants it gone, but nothing can be learnt from it.
+    """
+
+    rule: str
+    score: float
+    threshold: float
+    detail: str
+    readable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a row says: all of it, what is asked, and what is answered; `where` is its file and line."""
+
+    where: str
+    content: Content
+    text: str
+    question: str
+    answer: str
+
+
+class Cleaner:
+    """One cleaner at work. Each part does nothing unless a kind says otherwise."""
+
+    def mend(self, text: str) -> str:
+        """A string of a row, better; the same string where there is nothing to mend."""
+        return text
+
+    def look(self, rows: Sequence[Said]) -> Sequence[Any]:
+        """One finding for each row; it must be picklable, since rows may be looked at in other processes."""
+        return [None] * len(rows)
+
+    def judge(self, row: Said, finding: Any) -> Verdict | None:
+        """Whether a row should go; rows come in order, and each that went earlier came here too."""
+        return None
+
+
+class CleanerSettings(Part):
+    """Settings of a kind of cleaner."""
+
+    heavy: ClassVar[bool] = False
+    """Whether looking costs so much that only rows should come here which all cleaners before have kept."""
+
+    @abstractmethod
+    def build(self) -> Cleaner:
+        """The cleaner, its libraries loaded.
+
+        Raises:
+            MissingExtra: one is not installed.
+        """
+
+
+def said(content: Content, where: str) -> Said:
+    """What a row says, in parts."""
+    if isinstance(content, Text):
+        return Said(where, content, content.text, "", content.text)
+    if isinstance(content, Preference):
+        asked = [turn for turn in content.chosen.messages if turn.weight == 0 or turn.role != "assistant"]
+        answers = [turn.content for turn in (content.chosen.messages[-1], content.rejected.messages[-1])]
+        question = "\n".join(turn.content for turn in asked)
+        return Said(where, content, "\n".join([question, *answers]), question, answers[0])
+    talk = content.answer if isinstance(content, Labelled) else content.asked if isinstance(content, Task) else content
+    turns = talk.messages
+    question = "\n".join(turn.content for turn in turns if turn.role == "user")
+    answer = "\n".join(turn.content for turn in turns if turn.role == "assistant" and turn.weight > 0)
+    return Said(where, content, "\n".join(turn.content for turn in turns), question, answer)

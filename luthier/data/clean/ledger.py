@@ -1,0 +1,103 @@
+"""What cleaning did, written as it goes: rows kept, rows dropped and why, a line for each decision, a report.
+
+A folder holds `rows.jsonl` (to train on), `dropped.jsonl` (each row whole, to be put back), `ledger.jsonl` (every row
+that was changed or dropped) and `report.md` / `report.html`. It appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luthier.data.clean.pipeline import Outcome
+from luthier.errors import DataError
+
+ROWS, DROPPED, LEDGER = "rows.jsonl", "dropped.jsonl", "ledger.jsonl"
+EXAMPLES = 10
+"""Dropped rows shown of each rule."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of rows: how many, by rule; of each rule the scores, the threshold, and the first rows dropped."""
+
+    read: int = 0
+    kept: int = 0
+    mended: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    examples: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+
+    def count(self, outcome: Outcome) -> None:
+        """Take one row into account."""
+        self.read += 1
+        self.mended.update(outcome.mended)
+        verdict = outcome.verdict
+        if verdict is None:
+            self.kept += 1
+            return
+        self.dropped[verdict.rule] += 1
+        self.thresholds[verdict.rule] = verdict.threshold
+        self.scores.setdefault(verdict.rule, []).append(verdict.score)
+        shown = self.examples.setdefault(verdict.rule, [])
+        if len(shown) < EXAMPLES:
+            shown.append((str(outcome.row.origin), verdict.detail, json.dumps(outcome.value, ensure_ascii=False)[:600]))
+
+
+def write(outcomes: Iterable[Outcome], folder: Path) -> Tally:
+    """Write rows as they come into a folder that is there."""
+    tally = Tally()
+    with (
+        (folder / ROWS).open("w", encoding="utf-8") as rows,
+        (folder / DROPPED).open("w", encoding="utf-8") as dropped,
+        (folder / LEDGER).open("w", encoding="utf-8") as ledger,
+    ):
+        for outcome in outcomes:
+            tally.count(outcome)
+            where: dict[str, Any] = {"file": outcome.row.origin.file, "line": outcome.row.origin.line}
+            if outcome.verdict is None:
+                _line(rows, outcome.value)
+            else:
+                where |= asdict(outcome.verdict)
+                _line(dropped, where | {"row": outcome.row.value})
+            if outcome.mended or outcome.verdict:
+                _line(ledger, where | ({"mended": outcome.mended} if outcome.mended else {}))
+    if tally.read != tally.kept + tally.dropped.total():
+        raise DataError(
+            f"the ledger does not add up: {tally.read} read, {tally.kept} kept, {tally.dropped.total()} dropped"
+        )
+    return tally
+
+
+def _line(file: Any, value: Any) -> None:
+    file.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def restored(folder: Path, rules: Iterable[str]) -> int:
+    """Put the rows that some rules dropped back, as they were read; how many there were.
+
+    Raises:
+        DataError: it is no such folder, or a rule dropped nothing.
+    """
+    wanted = set(rules)
+    try:
+        entries = [json.loads(line) for line in (folder / DROPPED).read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise DataError(f"{folder}: not a folder that `luthier data clean` wrote: {error.strerror}") from None
+    there = {entry["rule"] for entry in entries}
+    if unknown := sorted(wanted - there):
+        raise DataError(f"{folder}: the rule {unknown[0]!r} dropped nothing; there are: {', '.join(sorted(there))}")
+    back = [entry for entry in entries if entry["rule"] in wanted]
+    with (folder / ROWS).open("a", encoding="utf-8") as rows:
+        for entry in back:
+            _line(rows, entry["row"])
+    with (folder / DROPPED).open("w", encoding="utf-8") as dropped:
+        for entry in entries:
+            if entry["rule"] not in wanted:
+                _line(dropped, entry)
+    return len(back)

@@ -1,0 +1,158 @@
+"""Rows through cleaners: mended, looked at in batches (by workers, if there are some), judged in their order.
+
+`Cleaning.stages` is the one description of what happens; what runs it, here or on Ray, decides only where rows are
+looked at.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from multiprocessing import get_context
+from typing import Any
+
+from luthier.data.clean.base import Cleaner, CleanerSettings, Verdict, said
+from luthier.data.conversation import Content, Row
+from luthier.data.formats import base as formats
+from luthier.errors import RowError
+
+BATCH = 256
+"""Rows that are looked at together."""
+AHEAD = 4
+"""Batches of each worker that are under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a row: its value, mended by which rules; its content, if it is kept, else why it is not."""
+
+    row: Row
+    value: Any
+    mended: tuple[str, ...] = ()
+    content: Content | None = None
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Cleaners through which rows go together; `first` also mends them and reads them in their format."""
+
+    cleaners: tuple[CleanerSettings, ...]
+    format: str
+    first: bool
+
+    def look(self, outcomes: Sequence[Outcome]) -> list[tuple[Outcome, list[Any]]]:
+        """Each row mended and read, and what each cleaner found about it; a function of the rows alone."""
+        working = _working(self.cleaners)
+        if self.first:
+            outcomes = [self._read(outcome, working) for outcome in outcomes]
+        kept = [said(one.content, str(one.row.origin)) for one in outcomes if one.content is not None]
+        found = iter(list(zip(*(cleaner.look(kept) for cleaner in working), strict=True)) or [()] * len(kept))
+        return [(one, list(next(found)) if one.content is not None else []) for one in outcomes]
+
+    def _read(self, outcome: Outcome, working: Sequence[Cleaner]) -> Outcome:
+        value, mended = outcome.value, []
+        for settings, cleaner in zip(self.cleaners, working, strict=True):
+            better = strings(value, cleaner.mend)
+            if better != value:
+                value = better
+                mended.append(settings.type)
+        outcome = replace(outcome, value=value, mended=tuple(mended))
+        try:
+            return replace(outcome, content=formats.read(self.format, replace(outcome.row, value=value)))
+        except RowError as error:
+            return replace(outcome, verdict=Verdict(error.reason, 1.0, 1.0, error.detail, readable=False))
+
+
+class Cleaning:
+    """Cleaners at work: light ones together, each heavy one by itself, in the order in which they are given.
+
+    What they remember of rows they remember from one file to the next.
+    """
+
+    def __init__(self, cleaners: Sequence[CleanerSettings], *, workers: int = 0) -> None:
+        groups = groupby(cleaners, key=lambda one: (one.heavy, id(one) if one.heavy else 0))
+        self.groups = [tuple(group) for _, group in groups] or [()]
+        self.judges = [[settings.build() for settings in group] for group in self.groups]
+        self.workers, self.lenient = workers, False
+
+    def stages(self, format: str) -> list[Stage]:
+        """What happens to rows of a format before they are judged."""
+        return [Stage(group, format, number == 0) for number, group in enumerate(self.groups)]
+
+    def reading(self) -> Cleaning:
+        """The same cleaners, which mend rows and remember them, and let all of them stay: rows that are measured on."""
+        other = copy(self)
+        other.lenient = True
+        return other
+
+    def rows(self, rows: Iterable[Row], format: str) -> Iterator[Outcome]:
+        """What becomes of each row, in order."""
+        with ExitStack() as stack:
+            outcomes: Iterator[Outcome] = (Outcome(row, row.value) for row in rows)
+            for stage, judges in zip(self.stages(format), self.judges, strict=True):
+                outcomes = judged(_looked(stage, outcomes, self.workers, stack), judges, lenient=self.lenient)
+            yield from outcomes
+
+
+def judged(
+    looked: Iterator[tuple[Outcome, list[Any]]], judges: Sequence[Cleaner], *, lenient: bool = False
+) -> Iterator[Outcome]:
+    """Rows in their order; the first cleaner that wants a row gone has the word."""
+    for outcome, found in looked:
+        if outcome.content is None:
+            yield outcome
+            continue
+        row = said(outcome.content, str(outcome.row.origin))
+        verdicts = (judge.judge(row, finding) for judge, finding in zip(judges, found, strict=True))
+        verdict = next((one for one in verdicts if one is not None and not lenient), None)
+        yield outcome if verdict is None else replace(outcome, content=None, verdict=verdict)
+
+
+def _looked(
+    stage: Stage, outcomes: Iterator[Outcome], workers: int, stack: ExitStack
+) -> Iterator[tuple[Outcome, list[Any]]]:
+    batches = iter(lambda: tuple(islice(outcomes, BATCH)), ())
+    if not workers:
+        for batch in batches:
+            yield from stage.look(batch)
+        return
+    pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+    waiting: deque[Future[Any]] = deque()
+    for batch in batches:
+        waiting.append(pool.submit(stage.look, batch))
+        if len(waiting) > AHEAD * workers:
+            yield from waiting.popleft().result()
+    for future in waiting:
+        yield from future.result()
+
+
+_BUILT: dict[str, list[Cleaner]] = {}
+"""Cleaners of this process, which only look: what they remember is not used."""
+
+
+def _working(cleaners: tuple[CleanerSettings, ...]) -> list[Cleaner]:
+    key = repr(cleaners)
+    if key not in _BUILT:
+        _BUILT[key] = [settings.build() for settings in cleaners]
+    return _BUILT[key]
+
+
+def strings(value: Any, mend: Callable[[str], str]) -> Any:
+    """A JSON value with all its strings mended; keys, and the names of those who speak, are no text."""
+    if isinstance(value, str):
+        return mend(value)
+    if isinstance(value, list):
+        return [strings(one, mend) for one in value]
+    if isinstance(value, dict):
+        return {key: one if key in NO_TEXT else strings(one, mend) for key, one in value.items()}
+    return value
+
+
+NO_TEXT = frozenset({"role", "from", "name", "type", "id", "tool_call_id"})
+"""Keys whose strings are names."""

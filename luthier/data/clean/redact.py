@@ -1,0 +1,160 @@
+"""What should not be learnt by heart: secrets, and personal data. Each is replaced by its kind, or its row dropped.
+
+Numbers count only where their checksum says that they are what they look like; where one has none, a word beside it
+must say so.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from luthier.data.clean.base import Cleaner, CleanerSettings, Said, Verdict
+from luthier.errors import MissingExtra
+
+Spot = tuple[int, int, str]
+"""From, to, and what it is."""
+ENTROPY = 3.0
+"""Bits a character that a value has at least which a name calls a secret; words and placeholders have less."""
+PLACEHOLDER = re.compile(r"(?i:your|example|placeholder|change.?me|xxx|\*\*\*|environ|getenv|process\.)|^[A-Z_]+$|^\$")
+"""What stands for a secret where people write about one."""
+
+
+class _Redaction(CleanerSettings):
+    action: Literal["redact", "drop"] = "redact"
+    """Replace what was found by its kind, as in [EMAIL], or drop the row."""
+
+
+class Secrets(_Redaction):
+    """Keys, tokens, passwords in links and settings, private keys."""
+
+    type: Literal["secrets"] = "secrets"
+
+    def build(self) -> Cleaner:
+        """Nothing to load but patterns."""
+        return _Redact("secret", self.action, secrets)
+
+
+class Personal(_Redaction):
+    """Mail addresses, phone numbers, numbers of identity papers, cards, bank accounts and machines."""
+
+    type: Literal["personal"] = "personal"
+    regions: list[str] = Field(default=["US", "GB", "DE", "FR", "CN", "IN", "JP"])
+    """Countries whose phone numbers are found without a leading +."""
+
+    def build(self) -> Cleaner:
+        """Load phonenumbers and python-stdnum."""
+        try:
+            import phonenumbers  # noqa: F401
+            import stdnum  # noqa: F401
+        except ImportError:
+            raise MissingExtra("personal", "phonenumbers and python-stdnum", "clean") from None
+        return _Redact("personal", self.action, lambda text: personal(text, self.regions))
+
+
+class _Redact(Cleaner):
+    def __init__(self, rule: str, action: str, find: Callable[[str], Iterator[Spot]]) -> None:
+        self.rule, self.action, self.find = rule, action, find
+
+    def mend(self, text: str) -> str:
+        """What was found, by its kind."""
+        return text if self.action == "drop" else redacted(text, list(self.find(text)))
+
+    def look(self, rows: Sequence[Said]) -> Sequence[Any]:
+        """Kinds of what was found."""
+        if self.action == "redact":
+            return [None] * len(rows)
+        return [sorted({kind for _, _, kind in self.find(row.text)}) for row in rows]
+
+    def judge(self, row: Said, finding: Any) -> Verdict | None:
+        """Nothing is remembered."""
+        return Verdict(self.rule, len(finding), 1, f"holds {', '.join(finding)}") if finding else None
+
+
+def redacted(text: str, spots: Sequence[Spot]) -> str:
+    """A text with spots replaced by their kinds; of spots that overlap, the one that begins first and is longest."""
+    pieces, end = [], 0
+    for start, stop, kind in sorted(spots, key=lambda spot: (spot[0], -spot[1])):
+        if start >= end:
+            pieces += [text[end:start], f"[{kind}]"]
+            end = stop
+    return "".join([*pieces, text[end:]])
+
+
+@cache
+def _patterns(kind: str) -> list[tuple[str, re.Pattern[str]]]:
+    listed = yaml.safe_load(files("luthier.data.clean").joinpath("patterns.yaml").read_text(encoding="utf-8"))[kind]
+    return [(name, re.compile(pattern)) for name, patterns in listed.items() for pattern in patterns]
+
+
+def secrets(text: str) -> Iterator[Spot]:
+    """Secrets by their form; a value that a name calls secret, where it looks like one."""
+    for name, pattern in _patterns("secrets"):
+        for found in pattern.finditer(text):
+            group = 1 if pattern.groups else 0
+            value = found.group(group)
+            if name != "SECRET" or not (entropy(value) < ENTROPY or value.isalpha() or PLACEHOLDER.search(value)):
+                yield found.start(group), found.end(group), name
+
+
+def entropy(text: str) -> float:
+    """Bits a character (Shannon 1948) of the characters of a text."""
+    counts = Counter(text).values()
+    return -sum(n / len(text) * math.log2(n / len(text)) for n in counts)
+
+
+def personal(text: str, regions: Sequence[str]) -> Iterator[Spot]:
+    """Personal data."""
+    for name, pattern in _patterns("personal"):
+        valid = _checks().get(name)
+        for found in pattern.finditer(text):
+            group = 1 if pattern.groups else 0
+            if valid is None or valid(found.group(group)):
+                yield found.start(group), found.end(group), name
+    if any(c.isdecimal() for c in text):
+        yield from _phones(text, regions)
+
+
+@cache
+def _checks() -> dict[str, Callable[[str], bool]]:
+    """Checksums of numbers."""
+    import ipaddress
+
+    from stdnum import iban, luhn
+    from stdnum.cn import ric
+    from stdnum.us import ssn
+
+    def card(number: str) -> bool:
+        digits = re.sub(r"\D", "", number)
+        return bool(luhn.is_valid(digits)) and len(set(digits)) > 1
+
+    def address(text: str) -> bool:
+        try:
+            return ipaddress.ip_address(text).is_global
+        except ValueError:
+            return False
+
+    return {"CARD": card, "IBAN": iban.is_valid, "ID_CN": ric.is_valid, "SSN": ssn.is_valid, "IP": address}
+
+
+def _phones(text: str, regions: Sequence[str]) -> Iterator[Spot]:
+    import phonenumbers
+
+    found: set[tuple[int, int]] = set()
+    for region in (None, *regions):
+        leniency = phonenumbers.Leniency.VALID if region is None else phonenumbers.Leniency.STRICT_GROUPING
+        if region == "CN":
+            leniency = phonenumbers.Leniency.VALID
+        for match in phonenumbers.PhoneNumberMatcher(text, region, leniency=leniency):
+            plain = match.raw_string.isdigit() and region not in (None, "CN")  # any number; Chinese mobiles are told
+            if (match.start, match.end) not in found and not plain:
+                found.add((match.start, match.end))
+                yield match.start, match.end, "PHONE"

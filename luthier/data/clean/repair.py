@@ -1,0 +1,124 @@
+"""Text that programs broke: wrong encodings (ftfy), invisible characters, remains of HTML, spaces, open code fences.
+
+Code is left as it is, wherever a text marks it; and so is whatever a script needs: joiners in Persian and in emoji.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field
+
+from luthier.data.clean.base import Cleaner, CleanerSettings
+from luthier.errors import MissingExtra
+
+Fault = Literal["encoding", "unicode", "invisible", "html", "spaces", "fences"]
+FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
+CODE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+"""What a text marks as code: fenced blocks and spans."""
+INVISIBLE = re.compile(
+    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
+    "\ufeff\ufff9-\ufffb\ufffe\uffff]"
+)
+"""Control characters, soft hyphens, zero-width spaces, marks of direction; the joiners U+200C and U+200D are others."""
+LONE_JOINER = re.compile("(?<![\u0600-\u06ff\u0900-\u0dff\U0001f000-\U0001faff\u2600-\u27bf\ufe0f])[\u200c\u200d]")
+"""Joiners where no script or emoji uses them."""
+TAG = re.compile(
+    r"</?(?:p|br|div|span|b|i|u|em|strong|a|ul|ol|li|h[1-6]|table|tr|td|th|tbody|thead|img|font|center|hr)\b[^<>]*>",
+    re.I,
+)
+BREAK = re.compile(r"<(?:br|/p|/div|/li|/tr|/h[1-6])\b[^<>]*>", re.I)
+ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5}|[a-z]{2,8});")
+SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
+SEEN_TAGS = 2
+"""Tags, or entities, from which on a text is taken for remains of a page, and not for a text about HTML."""
+
+
+class Repair(CleanerSettings):
+    """Mend what programs broke in a text; what it says stays."""
+
+    type: Literal["repair"] = "repair"
+    only: list[Fault] = Field(default=["encoding", "unicode", "invisible", "html", "spaces", "fences"])
+    """What is mended."""
+
+    def build(self) -> Cleaner:
+        """Load ftfy."""
+        return _Repair(self.only)
+
+
+class _Repair(Cleaner):
+    def __init__(self, only: list[Fault]) -> None:
+        prose: dict[Fault, Callable[[str], str]] = {
+            "encoding": _encoding(), "unicode": _unicode, "invisible": _invisible, "html": _html, "spaces": _spaces,
+        }  # fmt: skip
+        self.prose = [prose[fault] for fault in prose if fault in only]
+        self.fences, self.ends = "fences" in only, "spaces" in only
+
+    def mend(self, text: str) -> str:
+        """Prose mended, code as it was, and its last fence closed."""
+        if self.fences:
+            text = closed(text)
+        pieces, end = [], 0
+        for code in CODE.finditer(text):
+            pieces += [self._prose(text[end : code.start()]), code.group()]
+            end = code.end()
+        mended = "".join([*pieces, self._prose(text[end:])])
+        return mended.rstrip(" \t") if self.ends else mended
+
+    def _prose(self, text: str) -> str:
+        for step in self.prose:
+            text = step(text)
+        return text
+
+
+def _encoding() -> Callable[[str], str]:
+    try:
+        import ftfy
+    except ImportError:
+        raise MissingExtra("repair", "ftfy", "clean") from None
+    settings: Any = ftfy.TextFixerConfig(
+        unescape_html=False, remove_terminal_escapes=True, fix_encoding=True, fix_latin_ligatures=False,
+        fix_character_width=False, uncurl_quotes=False, fix_line_breaks=False, fix_surrogates=True,
+        remove_control_chars=False, normalization=None,
+    )  # fmt: skip
+    return lambda text: str(ftfy.fix_text(text, settings))
+
+
+def _unicode(text: str) -> str:
+    import unicodedata
+
+    return unicodedata.normalize("NFC", text)
+
+
+def _invisible(text: str) -> str:
+    return LONE_JOINER.sub("", INVISIBLE.sub("", text))
+
+
+def _html(text: str) -> str:
+    if len(TAG.findall(text)) + len(ENTITY.findall(text)) < SEEN_TAGS:
+        return text
+    return html.unescape(TAG.sub("", BREAK.sub("\n", text)))
+
+
+def _spaces(text: str) -> str:
+    """Odd spaces plain, none at ends of lines, at most one empty line; those at the beginning of a line stay."""
+    text = SPACES.sub(
+        " ", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n\n")
+    )
+    text = re.sub(r"(?<=\S)[ \t]{2,}(?=\S)", " ", text) if "|" not in text else text
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text))
+
+
+def closed(text: str) -> str:
+    """A text whose last code block ends, with the fence that opened it."""
+    opened = ""
+    for fence in FENCE.finditer(text):
+        mark = fence.group(1)
+        if not opened:
+            opened = mark
+        elif mark[0] == opened[0] and len(mark) >= len(opened):
+            opened = ""
+    return text if not opened else text.rstrip("\n") + "\n" + opened

@@ -1,0 +1,91 @@
+"""Of rows that say the same, or almost, the first stays."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from luthier.data.clean.duplicates import Duplicates
+from luthier.data.clean.near import NearDuplicates, bands, jaccard, shingles
+from tests.data.clean.conftest import rules
+
+WORDS = [
+    f"{a}{b}"
+    for a in ("lo", "mi", "ra", "tu", "ke", "so", "ni", "pa")
+    for b in ("sta", "rem", "vol", "din", "gar", "mek")
+]
+
+
+def text(chance: random.Random, words: int = 40) -> str:
+    return " ".join(chance.choices(WORDS, k=words))
+
+
+def test_duplicates(cleaned: Any) -> None:
+    rows = [
+        ("Who?", "Me."),
+        ("who", "me"),
+        ("Who?", "Me."),
+        ("Ｗｈｏ？", " ME! "),
+        ("Who?", "You."),
+        ("1+1", "2"),
+        ("1-1", "2"),
+    ]
+    found = cleaned(Duplicates(), *rows)
+    assert rules(found) == ["", "duplicate", "duplicate", "duplicate", "", "", ""]
+    assert found[2].verdict.detail == "says what rows.jsonl:1 says"
+    assert rules(cleaned(Duplicates(exact=True), *rows)) == ["", "", "duplicate", "", "", "", ""]
+    assert rules(cleaned(Duplicates(), ("?", "!"), ("!", "?"), ("?", "!"))) == ["", "", "duplicate"]
+
+
+def test_near_duplicates(cleaned: Any) -> None:
+    chance = random.Random(0)
+    rows, expected = [], []
+    for number in range(300):
+        original = text(chance)
+        rows.append((f"q{number}", original))
+        expected.append("")
+        if number % 3 == 0:
+            words = original.split()
+            words[chance.randrange(len(words))] = "changed"
+            rows.append((f"q{number}", " ".join(words)))
+            expected.append("near-duplicate")
+    assert rules(cleaned(NearDuplicates(threshold=0.7), *rows)) == expected
+    assert set(rules(cleaned(NearDuplicates(threshold=0.99), *rows))) == {""}
+
+
+def test_what_is_compared(cleaned: Any) -> None:
+    chance = random.Random(1)
+    asked = text(chance)
+    rows = [(asked, text(chance)), (asked + " x", text(chance))]
+    assert rules(cleaned(NearDuplicates(), *rows)) == ["", ""]
+    assert rules(cleaned(NearDuplicates(of="question"), *rows)) == ["", "near-duplicate"]
+
+
+def test_scripts_without_spaces(cleaned: Any) -> None:
+    one = "我们在学校里学习中文，老师说这个问题很重要，大家都应该认真地回答。"
+    rows = [("问", one), ("问", one.replace("很", "非常")), ("问", "今天天气不错，我们一起去公园散步，然后回家吃饭。")]
+    assert rules(cleaned(NearDuplicates(threshold=0.7), *rows)) == ["", "near-duplicate", ""]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9])
+def test_candidates_are_found(threshold: float) -> None:
+    count = bands(threshold)
+    rows = 128 // count
+    assert 1 - (1 - threshold**rows) ** count >= 0.999
+    assert count == 1 or 1 - (1 - threshold ** (2 * rows)) ** (count // 2) < 0.999  # no fewer would do
+
+
+def test_similarity_is_that_of_sets() -> None:
+    one, other = shingles("abcdefghij"), shingles("abcdefghik")
+    assert len(one) == 6 and jaccard(one, other) == pytest.approx(5 / 7)
+    assert jaccard(one, one) == 1.0
+    assert len(shingles("")) == 0 and len(shingles("ab")) == 1
+    chance = random.Random(2)
+    long = text(chance, 4000)
+    changed = long[: len(long) // 2] + text(chance, 2000)
+    exact = {long[i : i + 5] for i in range(len(long))}, {changed[i : i + 5] for i in range(len(changed))}
+    assert jaccard(shingles(long), shingles(changed)) == pytest.approx(
+        len(exact[0] & exact[1]) / len(exact[0] | exact[1]), abs=0.05
+    )
