@@ -100,8 +100,15 @@ class DataConfig(CleanConfig):
 
     train: Annotated[list[SourceConfig], Field(min_length=1)]
     """What to train on, each a path or `{path, format, limit, weight, ...}`; one alone needs no list."""
-    held_out: Annotated[float, Field(ge=0, lt=1)] | list[SourceConfig] = 0.1
-    """Rows never trained on: a share of the training rows (chosen by each row's content), or files of their own."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] | Positive | list[SourceConfig] = 0.1
+    """Rows never trained on: a share or a number of the training rows (chosen by each row's content), or files of their
+    own."""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """Another seed chooses other rows to hold out."""
+    stratify: Literal["source", "language", "label"] | None = None
+    """Hold out as much of each source, language or label."""
+    keep_together: list[Literal["near-duplicates", "conversations"]] = Field(default=[])
+    """Rows of which all are trained on or none: those that are nearly equal, and those that continue one beginning."""
     max_length: Positive = 1024
     """Longest sequence in tokens."""
     over_length: Literal["error", "drop", "truncate", "split"] = "error"

@@ -20,7 +20,7 @@ from luthier.data.ledger import Entry, Ledger, Outcome, Side
 from luthier.data.pack import Example
 from luthier.data.render import Renderer, Tokens
 from luthier.data.sources import files_of, how, resolved, rows_of, with_columns
-from luthier.data.split import place, sides
+from luthier.data.split import identities, place, sides, strata
 from luthier.errors import DataError, RowError
 from luthier.plugins import UnknownPart, names
 
@@ -100,7 +100,10 @@ class DataProcessor:
         if isinstance(config.held_out, list):
             placed = [(row, "train") for row in rows] + [(row, "held_out") for row in held]
         else:
-            chosen = sides([row.content.content_id for row in rows], held_out=config.held_out)
+            contents = [row.content for row in rows]
+            kinds = strata(contents, [row.origin.file for row in rows], config.stratify) if config.stratify else None
+            together = identities(contents, config.keep_together)
+            chosen = sides(together, held_out=config.held_out, seed=config.split_seed, strata=kinds)
             placed = list(zip(rows, chosen, strict=True))
         parts: dict[str, list[Example]] = {"train": [], "held_out": []}
         for row, side in placed:

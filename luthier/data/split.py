@@ -3,27 +3,122 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
+from luthier.data.clean.base import said
+from luthier.data.clean.near import Index, shingles
+from luthier.data.conversation import Content, Conversation, Labelled, Preference, Task, Text
+from luthier.data.language import language
 from luthier.data.ledger import Side
 
+Together = Literal["near-duplicates", "conversations"]
+Strata = Literal["source", "language", "label"]
+ALIKE = 0.8
+"""Share of shingles that near-duplicates have in common."""
+FEW = 5
+"""Rows of a kind below which it is no stratum of its own."""
 
-def sides(content_ids: Sequence[str], *, held_out: float) -> list[Side]:
-    """The side of each row. Equal rows share a side.
 
-    A row is held out when a hash of its content, read as a fraction of 1, is below `held_out`. Where that takes no
-    row or every row of a small set, the one with the lowest (highest) hash is moved, so that both sides exist.
+def sides(
+    identities: Sequence[str], *, held_out: float, seed: int = 0, strata: Sequence[str] | None = None
+) -> list[Side]:
+    """The side of each row. Equal identities share a side.
+
+    A row is held out when a hash of its identity, read as a fraction of 1, is below `held_out`; from 1 on that is a
+    number of rows, those of lowest hash. Where a share takes no row or every row of a small set, the one with the
+    lowest (highest) hash is moved, so that both sides exist. With `strata` this is done in each of them.
     """
-    places = [place(identity) for identity in content_ids]
+    purpose = "" if seed == 0 else f"{seed}:"
+    places = [place(identity, purpose) for identity in identities]
+    result: list[Side] = ["train"] * len(places)
+    kinds = list(strata) if strata is not None else [""] * len(places)
+    share = held_out if held_out < 1 else held_out / max(len(places), 1)
+    for kind in dict.fromkeys(kinds):
+        inside = [number for number, own in enumerate(kinds) if own == kind]
+        few = round(share * len(inside)) if held_out >= 1 else None
+        chosen = _chosen([places[number] for number in inside], share, few)
+        for number in inside:
+            if places[number] in chosen:
+                result[number] = "held_out"
+    return result
+
+
+def _chosen(places: Sequence[float], share: float, count: int | None) -> set[float]:
+    """The places that are held out: those below a share, or of so many rows."""
     distinct = set(places)
-    if held_out == 0 or len(distinct) < 2:
-        return ["train"] * len(places)
-    chosen = {place for place in distinct if place < held_out} or {min(distinct)}
-    if chosen == distinct:
-        chosen.discard(max(distinct))
-    return ["held_out" if place in chosen else "train" for place in places]
+    if share == 0 or len(distinct) < 2:
+        return set()
+    if count is not None:
+        return set(sorted(places)[: min(count, len(places) - 1)]) - {max(distinct)}
+    chosen = {one for one in distinct if one < share} or {min(distinct)}
+    return chosen - {max(distinct)} if chosen == distinct else chosen
 
 
-def place(content_id: str, purpose: str = "") -> float:
+def place(identity: str, purpose: str = "") -> float:
     """A number in [0, 1) that a row always has, independent of the one it has for another purpose."""
-    return int.from_bytes(hashlib.blake2b((purpose + content_id).encode(), digest_size=8).digest()) / 2**64
+    return int.from_bytes(hashlib.blake2b((purpose + identity).encode(), digest_size=8).digest()) / 2**64
+
+
+# ---- which rows belong together, and of which kind a row is ---------------------------------------------------------
+
+
+def identities(contents: Sequence[Content], together: Iterable[Together]) -> list[str]:
+    """What decides the side of each row: its own content, or that of the first row which it belongs to."""
+    result = [content.content_id for content in contents]
+    first: dict[str, str] = {}
+
+    def join(own: str, other: str) -> None:
+        own, other = _root(first, own), _root(first, other)
+        if own != other:
+            first[own] = other
+
+    for kind in together:
+        if kind == "conversations":
+            begun: dict[str, str] = {}
+            for content, own in zip(contents, result, strict=True):
+                join(own, begun.setdefault(_beginning(content) or own, own))
+        else:
+            index = Index(ALIKE)
+            for content, own in zip(contents, result, strict=True):
+                finding = shingles(said(content, "").text)
+                _, other = index.match(finding)
+                join(own, other or own)
+                index.add(own, finding)
+    return [_root(first, own) for own in result]
+
+
+def _root(first: dict[str, str], own: str) -> str:
+    while own in first:
+        own = first[own]
+    return own
+
+
+def _beginning(content: Content) -> str | None:
+    """What a conversation of several turns begins with: pieces of one conversation begin alike."""
+    talks = (content.chosen,) if isinstance(content, Preference) else (content,)
+    talk = talks[0].answer if isinstance(talks[0], Labelled) else talks[0]
+    if not isinstance(talk, Conversation):
+        return None
+    users = [number for number, turn in enumerate(talk.messages) if turn.role == "user"]
+    return Conversation(talk.messages[: users[0] + 1]).content_id if users else None
+
+
+def strata(contents: Sequence[Content], sources: Sequence[str], by: Strata) -> list[str]:
+    """The kind of each row, so that both sides have as much of each."""
+    kind: Callable[[Content], str] = _label if by == "label" else lambda content: language(said(content, "").text)[0]
+    kinds = list(sources) if by == "source" else [kind(content) for content in contents]
+    counts = Counter(kinds)
+    return [kind if counts[kind] >= FEW else "" for kind in kinds]
+
+
+def _label(content: Content) -> str:
+    """A verdict, the right answer, or a short answer: what a classification would learn."""
+    if isinstance(content, Labelled):
+        return str(content.wanted)
+    if isinstance(content, Task):
+        return content.answer or ""
+    if isinstance(content, Text | Preference):
+        return ""
+    return content.messages[-1].content

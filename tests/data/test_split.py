@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from luthier.data.conversation import Text
-from luthier.data.split import sides
+from luthier.data.conversation import Content, Conversation, Message, Preference, Text
+from luthier.data.split import identities, sides, strata
 
 SETTINGS = settings(deadline=None, max_examples=80)
 MANY = [Text(f"row {i}").content_id for i in range(5000)]
@@ -65,3 +65,63 @@ def test_a_larger_share_takes_the_same_rows_and_more(rows: list[str], one: float
 def test_nothing_is_held_out_where_nothing_is_asked() -> None:
     assert set(sides(MANY, held_out=0)) == {"train"}
     assert sides([], held_out=0.1) == []
+
+
+# ---- strata, and rows that belong together -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_another_seed_chooses_other_rows(seed: int) -> None:
+    one, other = sides(MANY, held_out=0.1), sides(MANY, held_out=0.1, seed=seed)
+    both = sum(a == b == "held_out" for a, b in zip(one, other, strict=True))
+    assert other.count("held_out") == pytest.approx(500, abs=90) and both < 100
+
+
+@pytest.mark.parametrize("count", [1, 7, 500, 4999, 9999])
+def test_a_number_of_rows(count: int) -> None:
+    assert sides(MANY, held_out=count).count("held_out") == min(count, 4999)
+
+
+@SETTINGS
+@given(st.lists(st.sampled_from("abcd"), min_size=20, max_size=400), st.sampled_from([0.1, 0.3, 40]))
+def test_strata(kinds: list[str], held_out: float) -> None:
+    chosen = sides(MANY[: len(kinds)], held_out=held_out, strata=kinds)
+    for kind in set(kinds):
+        own = [side for side, one in zip(chosen, kinds, strict=True) if one == kind]
+        if len(own) > 1:
+            assert {"train", "held_out"} == set(own) or (held_out == 40 and len(own) < 20)
+    if held_out < 1:  # a row's side is the one it has without strata, but for those that are moved
+        plain = sides(MANY[: len(kinds)], held_out=held_out)
+        assert sum(a != b for a, b in zip(chosen, plain, strict=True)) <= 2 * len(set(kinds))
+
+
+def talk(*said: str) -> Conversation:
+    return Conversation(tuple(Message(role=("user", "assistant")[n % 2], content=text) for n, text in enumerate(said)))
+
+
+def test_near_duplicates_stay_together() -> None:
+    """Also where each is like the next, and the first is not like the last."""
+    words = [f"word{n}" for n in range(60)]
+    chain: list[Content] = [Text(" ".join(words[n : n + 50])) for n in range(0, 10, 2)]
+    other: list[Content] = [Text(f"Something else, of number {n * 7919} and {n * 104729}.") for n in range(20)]
+    names = identities([*other[:10], *chain, *other[10:]], ["near-duplicates"])
+    assert len(set(names[10:15])) == 1 and len(set(names)) == 21
+    assert identities(chain, []) == [one.content_id for one in chain]
+
+
+def test_pieces_of_a_conversation_stay_together() -> None:
+    pieces = [talk("a", "b"), talk("a", "b", "c", "d"), talk("x", "y"), talk("a", "e")]
+    names = identities([*pieces, Text("a"), Preference(talk("a", "b"), talk("a", "f"))], ["conversations"])
+    assert names[0] == names[1] == names[3] == names[5] and len(set(names)) == 3
+
+
+def test_kinds_of_rows() -> None:
+    answers: list[Content] = [talk("q", answer) for answer in ["yes"] * 6 + ["no"] * 5 + ["perhaps"] * 2]
+    assert strata(answers, [], "label") == ["yes"] * 6 + ["no"] * 5 + [""] * 2
+    assert strata(answers, ["f"] * 10 + ["g"] * 3, "source") == ["f"] * 10 + [""] * 3
+    english, german = (
+        "The river meets the sea near an old harbour.",
+        "Der Fluss mündet nahe einem alten Hafen ins Meer.",
+    )
+    texts: list[Content] = [Text(english)] * 5 + [Text(german)] * 5
+    assert strata(texts, [], "language") == ["en"] * 5 + ["de"] * 5

@@ -37,13 +37,7 @@ class NearDuplicates(CleanerSettings):
 
 class _Near(Cleaner):
     def __init__(self, threshold: float, of: str) -> None:
-        try:
-            import rensa
-        except ImportError:
-            raise MissingExtra("near-duplicates", "rensa", "clean") from None
-        self.rensa, self.threshold, self.of = rensa, threshold, of
-        self.index = rensa.RMinHashLSH(threshold, PERMUTATIONS, bands(threshold))
-        self.rows: list[tuple[str, Any]] = []
+        self.of, self.index = of, Index(threshold)
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """The hashes of each row's shingles, smallest first."""
@@ -51,20 +45,43 @@ class _Near(Cleaner):
 
     def judge(self, row: Said, finding: Any) -> Verdict | None:
         """The first of rows that are alike stays."""
-        if not len(finding):
+        share, other = self.index.match(finding)
+        if other is None:
+            self.index.add(row.where, finding)
             return None
+        detail = f"is {100 * share:.0f} % of what {other} says"
+        return Verdict("near-duplicate", share, self.index.threshold, detail)
+
+
+class Index:
+    """Texts by what they are like."""
+
+    def __init__(self, threshold: float) -> None:
+        try:
+            import rensa
+        except ImportError:
+            raise MissingExtra("near-duplicates", "rensa", "clean") from None
+        self.rensa, self.threshold = rensa, threshold
+        self.found = rensa.RMinHashLSH(threshold, PERMUTATIONS, bands(threshold))
+        self.rows: list[tuple[str, Any]] = []
+
+    def match(self, finding: Any) -> tuple[float, str | None]:
+        """How alike the most similar text is, and its name; None where none is alike enough."""
+        near = self.found.query(self._sketch(finding)) if len(finding) else ()
+        alike = [(jaccard(finding, self.rows[number][1]), number) for number in near]
+        share, number = max(alike, default=(0.0, -1))
+        return share, self.rows[number][0] if share >= self.threshold else None
+
+    def add(self, name: str, finding: Any) -> None:
+        """Remember a text."""
+        if len(finding):
+            self.found.insert(len(self.rows), self._sketch(finding))
+            self.rows.append((name, finding))
+
+    def _sketch(self, finding: Any) -> Any:
         sketch = self.rensa.RMinHash(PERMUTATIONS, 42)
         sketch.update([value.tobytes() for value in finding])
-        best, alike = 0.0, ""
-        for number in self.index.query(sketch):
-            share = jaccard(finding, self.rows[number][1])
-            if share > best:
-                best, alike = share, self.rows[number][0]
-        if best >= self.threshold:
-            return Verdict("near-duplicate", best, self.threshold, f"is {100 * best:.0f} % of what {alike} says")
-        self.index.insert(len(self.rows), sketch)
-        self.rows.append((row.where, finding))
-        return None
+        return sketch
 
 
 def bands(threshold: float) -> int:

@@ -103,7 +103,7 @@ def repetition(text: str) -> float:
         pieces = Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
         most, count = pieces.most_common(1)[0]
         if count > 2:
-            shares.append(count * sum(map(len, most)) / sum(map(len, words)))
+            shares.append(min(1.0, count * sum(map(len, most)) / sum(map(len, words))))
     return max(shares)
 
 
