@@ -53,17 +53,18 @@ def alpaca_rows() -> Path:
     return target
 
 
-def chatterbot_rows() -> Path:
-    """897 English questions with answers from chatterbot-corpus 1.3.3, each pair once, in a shuffled order."""
-    target = _cache("chatterbot_en.jsonl")
+def chatterbot_rows(*languages: str) -> Path:
+    """Questions with answers from chatterbot-corpus 1.3.3 (897 English ones), each pair once, in a shuffled order."""
+    languages = languages or ("english",)
+    target = _cache("chatterbot_en.jsonl" if languages == ("english",) else f"chatterbot_{'_'.join(languages)}.jsonl")
     if not target.exists():
         import yaml
 
         rows: dict[tuple[str, str], None] = {}
         with _downloaded("chatterbot-corpus==1.3.3") as package, zipfile.ZipFile(package) as archive:
-            for name in sorted(n for n in archive.namelist() if "/english/" in n and n.endswith(".yml")):
+            for name in sorted(n for n in archive.namelist() if n.endswith(".yml") and n.split("/")[-2] in languages):
                 for said in yaml.safe_load(archive.read(name))["conversations"]:
-                    asked, *answers = (str(text).strip() for text in said if text)
+                    asked, *answers = (str(text).strip() for text in said if text) if isinstance(said, list) else ("",)
                     if answers and asked != answers[0]:
                         rows[asked, answers[0]] = None
         shuffled = random.Random(0).sample([*rows], len(rows))

@@ -15,10 +15,13 @@ def language(text: str) -> tuple[str, float]:
     Raises:
         MissingExtra: the library is not installed.
     """
-    if not any(character.isalpha() for character in text):
-        return "", 0.0
-    code, likely = _identifier().classify(text)
-    return str(code), float(likely)
+    return max(languages(text).items(), key=lambda found: found[1], default=("", 0.0))
+
+
+def languages(text: str) -> dict[str, float]:
+    """How likely each language is; nothing where there are no letters. Raises as `language` does."""
+    identifier = _identifier()
+    return dict(identifier.rank(text)) if any(map(str.isalpha, text)) else {}
 
 
 @cache

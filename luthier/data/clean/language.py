@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, Said, Verdict
-from luthier.data.language import language
+from luthier.data.language import languages
 
 ENOUGH = 20
 """Letters of a Latin script below which a language is not told; other scripts tell it sooner."""
+TOLD = 0.5
+"""How likely the likeliest language must be; else none is told."""
 
 
 class Language(CleanerSettings):
@@ -21,13 +23,13 @@ class Language(CleanerSettings):
     keep: Annotated[list[str], Field(min_length=1)]
     """ISO 639-1 codes."""
     likely: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """How likely another language must be for a row to go."""
+    """How likely a row must be in none of them to go."""
     of: Literal["text", "question", "answer"] = "answer"
     """What of a row is looked at."""
 
     def build(self) -> Cleaner:
         """Load py3langid."""
-        language("a")
+        languages("a")
         return _Language(self)
 
 
@@ -36,18 +38,23 @@ class _Language(Cleaner):
         self.settings = settings
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
-        """Language and how likely it is."""
+        """The likeliest language of each row, and how likely it is in none of those that are kept."""
         return [self._told(getattr(row, self.settings.of)) for row in rows]
 
     def _told(self, text: str) -> tuple[str, float]:
         letters = sum(c.isalpha() for c in text)
-        short = letters < ENOUGH and text.isascii()
-        return ("", 0.0) if short or "```" in text else language(text)
+        if (letters < ENOUGH and text.isascii()) or "```" in text:
+            return "", 0.0
+        likely = languages(text)
+        code = max(likely, key=likely.__getitem__, default="")
+        if likely.get(code, 0) < TOLD:  # names, numbers, formulas
+            return "", 0.0
+        return code, 1 - sum(likely.get(kept, 0) for kept in self.settings.keep)
 
     def judge(self, row: Said, finding: Any) -> Verdict | None:
         """Nothing is remembered."""
-        code, likely = finding
-        if not code or code in self.settings.keep or likely < self.settings.likely:
+        code, foreign = finding
+        if not code or code in self.settings.keep or foreign < self.settings.likely:
             return None
         kept = ", ".join(self.settings.keep)
-        return Verdict("language", likely, self.settings.likely, f"is in {code}, and {kept} is kept")
+        return Verdict("language", foreign, self.settings.likely, f"is in {code}, and {kept} is kept")
