@@ -51,7 +51,7 @@ def found(cleaner: CleanerSettings, rows: list[Pair]) -> list[bool]:
     """Which rows a cleaner drops or mends."""
     given = [Row(Origin("rows", n), {"prompt": asked, "completion": said}) for n, (asked, said) in enumerate(rows)]
     outcomes = Cleaning([cleaner]).rows(given, "prompt-completion")
-    return [bool(one.mended) or (one.verdict is not None and one.verdict.readable) for one in outcomes]
+    return [bool(one.mended) or (one.drop is not None and one.drop.readable) for one in outcomes]
 
 
 def copied(pair: Pair, chance: random.Random) -> Pair:

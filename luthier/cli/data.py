@@ -75,29 +75,21 @@ def show(
     options: Annotated[list[str] | None, OPTIONS] = None,
 ) -> None:
     """Print rows with their trained tokens coloured."""
-    from itertools import chain, islice
+    from itertools import islice
 
     from luthier.cli import show as shown
-    from luthier.data.formats.base import SAMPLE_ROWS
-    from luthier.data.processor import Reading, recognised
-    from luthier.data.sources import files_of, how, rows_of, with_columns
+    from luthier.data.recognise import recognised
+    from luthier.data.sources import files_of
     from luthier.errors import DataError
 
     settings = source_of(source, format, options or ())
-    file, reading = files_of(settings)[0], how(settings)
-    every = rows_of(settings, file, reading, limit=settings.limit)
-    head = list(islice(every, SAMPLE_ROWS))
-    if not head:
-        raise DataError(f"{file}: the file holds no rows")
-    name, columns = recognised(settings, head, file)
-    first = rows if row is None else row
+    found = recognised(settings, files_of(settings)[0], limit=settings.limit)
     start = 0 if row is None else row - 1
-    whole = chain(head, every)
-    chosen = list(islice(with_columns(whole, columns, file) if columns else whole, first))
+    chosen = list(islice(found.rows, rows if row is None else row))
     if len(chosen) <= start:
-        raise DataError(f"{file}: --row {row}, but the file has {len(chosen)} rows")
-    shown.console.print(str(Reading(file, name, format == "auto", None, reading.found, columns)), markup=False)
-    _rendered(name, chosen[start:], model)
+        raise DataError(f"{found.file}: --row {row}, but the file has {len(chosen)} rows")
+    shown.console.print(str(found.reading()), markup=False)
+    _rendered(found.format, chosen[start:], model)
 
 
 def _rendered(format: str, rows: Iterable[Any], model: str) -> None:

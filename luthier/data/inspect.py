@@ -7,15 +7,15 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from typing import Any
 
 from luthier.config import SourceConfig
-from luthier.data.conversation import Content, Conversation, Row, Task, Text, conversations
+from luthier.data.clean.base import said
+from luthier.data.conversation import Row
 from luthier.data.formats import base as formats
-from luthier.data.processor import Reading, recognised
-from luthier.data.sources import how, rows_of, with_columns
-from luthier.errors import DataError, RowError
+from luthier.data.recognise import Reading, recognised
+from luthier.data.sources import with_columns
+from luthier.errors import RowError
 from luthier.plugins import names
 
 SAMPLE = 300
@@ -70,18 +70,13 @@ def inspect(source: SourceConfig, file: str, *, shown: int = 2) -> Inspection:
     Raises:
         DataError: as reading it does; or nothing is in it.
     """
-    reading = how(source)
-    rows = rows_of(source, file, reading, limit=source.limit)
-    head = list(islice(rows, formats.SAMPLE_ROWS))
-    if not head:
-        raise DataError(f"{file}: the file holds no rows")
-    name, columns = recognised(source, head, file)
-    every = chain(head, rows)
-    there = {key for row in head if isinstance(row.value, dict) for key in row.value}
+    opened = recognised(source, file, limit=source.limit)
+    name, columns = opened.format, opened.columns
+    there = {key for row in opened.head if isinstance(row.value, dict) for key in row.value}
     asked, ids, count = set(columns.values()), array("Q"), 0
-    result = Inspection(Reading(file, name, source.format == "auto", 0), 0.0, {}, [], "", [])
+    result = Inspection(opened.reading(), 0.0, {}, [], "", [])
     chance = random.Random(0)
-    for row in with_columns(every, columns, file) if columns else every:
+    for row in opened.rows:
         count += 1
         if count <= shown:
             result.first.append(row)
@@ -97,26 +92,19 @@ def inspect(source: SourceConfig, file: str, *, shown: int = 2) -> Inspection:
                 result.bad[error.reason].append(error)
             continue
         result.usable += 1
-        text = text_of(content)
+        text = said(content, "").text
         result.characters.append(len(text))
         ids.append(int(content.content_id, 16))
         place = len(result.sample) if len(result.sample) < SAMPLE else chance.randrange(result.usable)
         if place < SAMPLE:
             result.sample[place : place + 1] = [text[:2000]]
-    result.reading = Reading(file, name, source.format == "auto", count, reading.found, columns)
-    result.encoding = str(reading.characters or "")
+    result.reading = opened.reading(count)
+    result.encoding = str(opened.how.characters or "")
     result.unread = sorted(there - asked)
     result.repeated = len(ids) - len(set(ids))
-    values = [row.value for row in (with_columns(iter(head), columns, file) if columns else head)]
-    shares = {one: sum(map(formats.named(one).recognises, values)) / len(head) for one in names("format")}
+    head = with_columns(iter(opened.head), columns, file) if columns else opened.head
+    values = [row.value for row in head]
+    shares = {one: sum(map(formats.named(one).recognises, values)) / len(values) for one in names("format")}
     result.share = shares.pop(name)
     result.others = {one: share for one, share in shares.items() if share}
     return result
-
-
-def text_of(content: Content) -> str:
-    """All that a row says, one turn a line."""
-    if isinstance(content, Text):
-        return content.text
-    talks: tuple[Conversation, ...] = (content.asked,) if isinstance(content, Task) else conversations(content)
-    return "\n".join(message.content for talk in talks for message in talk.messages)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from luthier.data.clean.base import Drop
 from luthier.data.conversation import Origin
 from luthier.errors import DataError, RowError
 
@@ -16,7 +17,10 @@ Side = Literal["train", "held_out"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What became of one row. `sequences` and `tokens` count what it gives to a batch."""
+    """What became of one row. `sequences` and `tokens` count what it gives to a batch.
+
+    `mended` are the rules that changed it; a row that was `cleaned` away has what its rule measured, and the threshold.
+    """
 
     file: str
     line: int
@@ -27,7 +31,10 @@ class Entry:
     content_id: str = ""
     sequences: int = 0
     tokens: int = 0
+    mended: str = ""
     cleaned: bool = False
+    score: float = 0.0
+    threshold: float = 0.0
 
 
 class Ledger:
@@ -41,12 +48,16 @@ class Ledger:
         """One row was taken from a source."""
         self.rows_read += 1
 
-    def drop(
-        self, origin: Origin, error: RowError, *, side: Side | None = None, content_id: str = "", cleaned: bool = False
-    ) -> None:
-        """The row cannot be used; or it was `cleaned` away."""
-        said = (error.reason, error.detail, content_id)
-        self.entries.append(Entry(origin.file, origin.line, side, "dropped", *said, cleaned=cleaned))
+    def drop(self, origin: Origin, error: RowError, *, side: Side | None = None, content_id: str = "") -> None:
+        """The row cannot be used."""
+        self.entries.append(Entry(origin.file, origin.line, side, "dropped", error.reason, error.detail, content_id))
+
+    def judge(self, origin: Origin, drop: Drop, *, side: Side, content_id: str = "") -> None:
+        """The row is left out as the config says, or, where it is not readable, because it cannot be used."""
+        entry = Entry(origin.file, origin.line, side, "dropped", drop.rule, drop.detail, content_id)
+        if drop.readable:
+            entry = replace(entry, cleaned=True, score=drop.score, threshold=drop.threshold)
+        self.entries.append(entry)
 
     def record(self, entry: Entry) -> None:
         """The row is used, whole or in part."""

@@ -5,24 +5,21 @@ Replaceable: `Factory(data=...)` takes any `DataProcessorLike`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, cast
 
 from luthier.config import DataConfig, SourceConfig
-from luthier.data.clean.base import CleanerSettings
+from luthier.data.clean.base import CleanerSettings, Drop
 from luthier.data.clean.pipeline import Cleaning
-from luthier.data.conversation import Content, Origin, Row
-from luthier.data.formats import base as formats
-from luthier.data.formats.columns import mapping
+from luthier.data.conversation import Content, Origin
 from luthier.data.ledger import Entry, Ledger, Outcome, Side
 from luthier.data.pack import Example
+from luthier.data.recognise import Reading, recognised
 from luthier.data.render import Renderer, Tokens
-from luthier.data.sources import files_of, how, resolved, rows_of, with_columns
+from luthier.data.sources import files_of, resolved
 from luthier.data.split import identities, place, sides, strata
 from luthier.errors import DataError, RowError
-from luthier.plugins import UnknownPart, names
 
 
 class Renders(Protocol):
@@ -35,25 +32,6 @@ class Renders(Protocol):
 
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The sequences a row gives; raises RowError for a row that cannot be learnt from."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What was decided about one file: its format and whether it was recognised or named, and how it was read."""
-
-    file: str
-    format: str
-    recognised: bool
-    rows: int | None
-    found: str = ""
-    columns: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        by = "recognised" if self.recognised else "as the config says"
-        named = ", ".join(f"{key} is {column!r}" for key, column in self.columns.items())
-        found = "".join(f"; {part}" for part in (self.found, named) if part)
-        rows = "" if self.rows is None else f"{self.rows} rows, "
-        return f"{self.file}: {rows}format {self.format} ({by}{found})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +51,7 @@ class ReadRow:
     origin: Origin
     content: Content
     weight: float = 1.0
+    mended: str = ""
 
 
 class DataProcessorLike(Protocol):
@@ -109,8 +88,8 @@ class DataProcessor:
         for row, side in placed:
             seen = times(row.content.content_id, row.weight) if side == "train" else 1
             if not seen:
-                error = RowError("", "weight", f"the weight of its source, {row.weight:g}, leaves it out")
-                ledger.drop(row.origin, error, side="train", content_id=row.content.content_id, cleaned=True)
+                drop = Drop("weight", row.weight, 1.0, f"the weight of its source, {row.weight:g}, leaves it out")
+                ledger.judge(row.origin, drop, side="train", content_id=row.content.content_id)
                 continue
             example = _render(row, "train" if side == "train" else "held_out", config, renderer, objective, ledger)
             if example is not None:
@@ -140,54 +119,22 @@ class DataProcessor:
             source = resolved(given)
             left = source.limit
             for file in files_of(source):
-                reading = how(source)
-                rows = rows_of(source, file, reading, limit=left)
-                head = list(islice(rows, formats.SAMPLE_ROWS))
-                if not head:
-                    raise DataError(f"{file}: the file holds no rows")
-                name, columns = recognised(source, head, file)
-                every: Iterator[Row] = chain(head, rows)
+                found = recognised(source, file, limit=left)
                 before = ledger.rows_read
-                every = with_columns(every, columns, file) if columns else every
-                for outcome in (cleaning or Cleaning(())).rows(every, name):
+                for outcome in (cleaning or Cleaning(())).rows(found.rows, found.format):
                     ledger.read()
-                    origin, verdict = outcome.row.origin, outcome.verdict
+                    origin, drop = outcome.row.origin, outcome.drop
                     if outcome.content is not None:
-                        result.append(ReadRow(origin, outcome.content, source.weight))
-                    elif verdict is not None:
-                        ledger.drop(
-                            origin, RowError("", verdict.rule, verdict.detail), side=side, cleaned=verdict.readable
-                        )
+                        mended = ", ".join(outcome.mended)
+                        result.append(ReadRow(origin, outcome.content, source.weight, mended))
+                    elif drop is not None:
+                        ledger.judge(origin, drop, side=side)
                 count = ledger.rows_read - before
-                readings.append(Reading(file, name, source.format == "auto", count, reading.found, columns))
+                readings.append(found.reading(count))
                 left = None if left is None else left - count
                 if left == 0:
                     break
         return result
-
-
-def recognised(source: SourceConfig, rows: Sequence[Row], file: str) -> tuple[str, dict[str, str]]:
-    """The format of a file, the one the config names or the one its rows have; and columns that are called otherwise.
-
-    Raises:
-        DataError: it is none, or may be several.
-    """
-    if source.format != "auto":
-        if source.format not in names("format"):
-            raise UnknownPart("format", source.format)
-        return source.format, {}
-    rows = rows[: formats.SAMPLE_ROWS]
-    there = dict.fromkeys(key for row in rows if isinstance(row.value, dict) for key in row.value)
-    try:
-        name = formats.recognise(rows, file)
-    except formats.NoFormat:
-        columns = {} if source.columns else mapping(there, file)
-        if not columns:
-            raise
-        return formats.recognise(list(with_columns(iter(rows), columns, file)), file), columns
-    if name == "text" and not source.columns:
-        mapping(there, file)  # a text beside its class may be meant as a question
-    return name, {}
 
 
 def times(content_id: str, weight: float) -> int:
@@ -217,6 +164,7 @@ def _render(
             content_id=identity,
             sequences=len(sequences),
             tokens=example.tokens,
+            mended=row.mended,
         )
     )
     return example

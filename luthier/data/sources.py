@@ -168,8 +168,16 @@ def with_turns(rows: Iterator[Row], turns: Mapping[str, str]) -> Iterator[Row]:
 
     for row in rows:
         if isinstance(row.value, dict):
-            row = replace(row, value={key: turned(listed(value)) for key, value in row.value.items()})  # noqa: PLW2901
+            spoken = {key: listed(value) for key, value in row.value.items() if _spoken(listed(value), role)}
+            row = replace(row, value=row.value | {key: turned(one) for key, one in spoken.items()})  # noqa: PLW2901
         yield row
+
+
+def _spoken(value: Any, role: str) -> bool:
+    """Whether a value is a turn, or a list of some; an answer that is a JSON list is none."""
+    return isinstance(value, dict | list) and any(
+        isinstance(turn, dict) and role in turn for turn in (value if isinstance(value, list) else [value])
+    )
 
 
 def _stdin_rows(reading: How) -> Iterator[Row]:

@@ -11,7 +11,8 @@ import yaml
 from luthier.config import SourceConfig, parse_config
 from luthier.data.formats.columns import mapping
 from luthier.data.ledger import Ledger
-from luthier.data.processor import DataProcessor, Reading
+from luthier.data.processor import DataProcessor
+from luthier.data.recognise import Reading
 from luthier.errors import AmbiguousFormat, DataError
 
 

@@ -58,6 +58,18 @@ def test_every_kind_of_set(info: Path, name: str) -> None:
         ]  # fmt: skip
 
 
+def test_an_answer_that_is_a_list_stays_text(tmp_path: Path) -> None:
+    """Only what holds turns is taken apart."""
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"talk": TALK[::2], "system": '[{"a": 1}]'}]))
+    columns, turns = (
+        {"conversations": "talk", "system": "system"},
+        {"role": "who", "content": "says", "user": "me", "assistant": "it"},
+    )
+    rows = DataProcessor().read([SourceConfig(path=str(path), columns=columns, turns=turns)], Ledger(), [])
+    assert [turn.content for turn in rows[0].content.messages] == ['[{"a": 1}]', "Q", "A"]  # type: ignore[union-attr]
+
+
 def test_a_set_on_the_hub(info: Path) -> None:
     found = resolved(SourceConfig(path=str(info), name="hub", weight=2))
     assert (found.path, found.subset, found.split, found.limit, found.weight) == ("hub:owner/name", "en", "test", 5, 2)

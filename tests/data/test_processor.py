@@ -307,8 +307,9 @@ def test_rows_are_cleaned_before_they_are_split(prepare: Any, write_rows: Write)
     rows = write_rows(pairs(("a?", "cafÃ©"), ("b?", "As an AI, no."), ("a?", "cafÃ©"), ("c?", ""), ("d?", "yes")))
     data = prepare(rows, clean=["repair", "quality", "duplicates"])
     assert lines(data.train) == [1, 5] and data.train[0].content.messages[1].content == "café"
-    dropped = [(e.line, e.reason, e.cleaned) for e in data.ledger.entries if e.outcome == "dropped"]
-    assert dropped == [(2, "refusal", True), (3, "duplicate", True), (4, "empty-answer", False)]
+    dropped = [(e.line, e.reason, e.cleaned, e.threshold) for e in data.ledger.entries if e.outcome == "dropped"]
+    assert dropped == [(2, "refusal", True, 1.0), (3, "duplicate", True, 1.0), (4, "empty-answer", False, 0.0)]
+    assert [(e.line, e.mended) for e in data.ledger.entries if e.outcome == "kept"] == [(1, "repair"), (5, "")]
     assert data.ledger.summary()["read"] == 5
 
 

@@ -19,7 +19,7 @@ from luthier.plugins import Part
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Drop:
     """Why a row should go: the rule, what was measured, where the line is, and a sentence.
 
     `readable` is false where no cleaner wants it gone, but nothing can be learnt from it.
@@ -54,7 +54,7 @@ class Cleaner:
         """One finding for each row; it must be picklable, since rows may be looked at in other processes."""
         return [None] * len(rows)
 
-    def judge(self, row: Said, finding: Any) -> Verdict | None:
+    def judge(self, row: Said, finding: Any) -> Drop | None:
         """Whether a row should go; rows come in order, and each that went earlier came here too."""
         return None
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Said, Verdict
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
 from luthier.data.language import languages
 
 ENOUGH = 20
@@ -51,10 +51,10 @@ class _Language(Cleaner):
             return "", 0.0
         return code, 1 - sum(likely.get(kept, 0) for kept in self.settings.keep)
 
-    def judge(self, row: Said, finding: Any) -> Verdict | None:
+    def judge(self, row: Said, finding: Any) -> Drop | None:
         """Nothing is remembered."""
         code, foreign = finding
         if not code or code in self.settings.keep or foreign < self.settings.likely:
             return None
         kept = ", ".join(self.settings.keep)
-        return Verdict("language", foreign, self.settings.likely, f"is in {code}, and {kept} is kept")
+        return Drop("language", foreign, self.settings.likely, f"is in {code}, and {kept} is kept")

@@ -15,6 +15,7 @@ from typing import Any
 
 from luthier.data.clean.pipeline import Outcome
 from luthier.errors import DataError
+from luthier.system.files import write_text
 
 ROWS, DROPPED, LEDGER = "rows.jsonl", "dropped.jsonl", "ledger.jsonl"
 EXAMPLES = 10
@@ -37,16 +38,16 @@ class Tally:
         """Take one row into account."""
         self.read += 1
         self.mended.update(outcome.mended)
-        verdict = outcome.verdict
-        if verdict is None:
+        drop = outcome.drop
+        if drop is None:
             self.kept += 1
             return
-        self.dropped[verdict.rule] += 1
-        self.thresholds[verdict.rule] = verdict.threshold
-        self.scores.setdefault(verdict.rule, []).append(verdict.score)
-        shown = self.examples.setdefault(verdict.rule, [])
+        self.dropped[drop.rule] += 1
+        self.thresholds[drop.rule] = drop.threshold
+        self.scores.setdefault(drop.rule, []).append(drop.score)
+        shown = self.examples.setdefault(drop.rule, [])
         if len(shown) < EXAMPLES:
-            shown.append((str(outcome.row.origin), verdict.detail, json.dumps(outcome.value, ensure_ascii=False)[:600]))
+            shown.append((str(outcome.row.origin), drop.detail, json.dumps(outcome.value, ensure_ascii=False)[:600]))
 
 
 def write(outcomes: Iterable[Outcome], folder: Path) -> Tally:
@@ -60,12 +61,12 @@ def write(outcomes: Iterable[Outcome], folder: Path) -> Tally:
         for outcome in outcomes:
             tally.count(outcome)
             where: dict[str, Any] = {"file": outcome.row.origin.file, "line": outcome.row.origin.line}
-            if outcome.verdict is None:
+            if outcome.drop is None:
                 _line(rows, outcome.value)
             else:
-                where |= asdict(outcome.verdict)
-                _line(dropped, where | {"row": outcome.row.value})
-            if outcome.mended or outcome.verdict:
+                where |= asdict(outcome.drop)
+                _line(dropped, where | {"row": outcome.value})  # mended, so that no secret comes back with it
+            if outcome.mended or outcome.drop:
                 _line(ledger, where | ({"mended": outcome.mended} if outcome.mended else {}))
     if tally.read != tally.kept + tally.dropped.total():
         raise DataError(
@@ -75,11 +76,15 @@ def write(outcomes: Iterable[Outcome], folder: Path) -> Tally:
 
 
 def _line(file: Any, value: Any) -> None:
-    file.write(json.dumps(value, ensure_ascii=False) + "\n")
+    file.write(_json(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
 
 
 def restored(folder: Path, rules: Iterable[str]) -> int:
-    """Put the rows that some rules dropped back, as they were read; how many there were.
+    """Put the rows that some rules dropped back, mended as the others are; how many there were.
 
     Raises:
         DataError: it is no such folder, or a rule dropped nothing.
@@ -93,11 +98,7 @@ def restored(folder: Path, rules: Iterable[str]) -> int:
     if unknown := sorted(wanted - there):
         raise DataError(f"{folder}: the rule {unknown[0]!r} dropped nothing; there are: {', '.join(sorted(there))}")
     back = [entry for entry in entries if entry["rule"] in wanted]
-    with (folder / ROWS).open("a", encoding="utf-8") as rows:
-        for entry in back:
-            _line(rows, entry["row"])
-    with (folder / DROPPED).open("w", encoding="utf-8") as dropped:
-        for entry in entries:
-            if entry["rule"] not in wanted:
-                _line(dropped, entry)
+    kept = (folder / ROWS).read_text(encoding="utf-8")
+    write_text(folder / ROWS, kept + "".join(_json(entry["row"]) for entry in back))
+    write_text(folder / DROPPED, "".join(_json(entry) for entry in entries if entry["rule"] not in wanted))
     return len(back)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Said, Verdict
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
 from luthier.data.clean.duplicates import plain
 from luthier.errors import MissingExtra
 
@@ -43,14 +43,14 @@ class _Near(Cleaner):
         """The hashes of each row's shingles, smallest first."""
         return [shingles(getattr(row, self.of)) for row in rows]
 
-    def judge(self, row: Said, finding: Any) -> Verdict | None:
+    def judge(self, row: Said, finding: Any) -> Drop | None:
         """The first of rows that are alike stays."""
         share, other = self.index.match(finding)
         if other is None:
             self.index.add(row.where, finding)
             return None
         detail = f"is {100 * share:.0f} % of what {other} says"
-        return Verdict("near-duplicate", share, self.index.threshold, detail)
+        return Drop("near-duplicate", share, self.index.threshold, detail)
 
 
 class Index:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Said, Verdict
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
 from luthier.errors import MissingExtra
 
 LISTS = ("general", "pornographic")
@@ -50,10 +50,10 @@ class _Offensive(Cleaner):
             worst[number] = max(worst[number], (float(share), text))
         return [max(found, chinese(row.text)) for found, row in zip(worst, rows, strict=True)]
 
-    def judge(self, row: Said, finding: Any) -> Verdict | None:
+    def judge(self, row: Said, finding: Any) -> Drop | None:
         """Nothing is remembered."""
         likely, text = finding
-        return None if likely < self.threshold else Verdict("offensive", likely, self.threshold, f"says {text[:80]!r}")
+        return None if likely < self.threshold else Drop("offensive", likely, self.threshold, f"says {text[:80]!r}")
 
 
 @cache

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from multiprocessing import get_context
 from typing import Any
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Verdict, said
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, said
 from luthier.data.conversation import Content, Row
 from luthier.data.formats import base as formats
 from luthier.errors import RowError
@@ -35,7 +34,7 @@ class Outcome:
     value: Any
     mended: tuple[str, ...] = ()
     content: Content | None = None
-    verdict: Verdict | None = None
+    drop: Drop | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class Stage:
         try:
             return replace(outcome, content=formats.read(self.format, replace(outcome.row, value=value)))
         except RowError as error:
-            return replace(outcome, verdict=Verdict(error.reason, 1.0, 1.0, error.detail, readable=False))
+            return replace(outcome, drop=Drop(error.reason, 1.0, 1.0, error.detail, readable=False))
 
 
 class Cleaning:
@@ -80,6 +79,7 @@ class Cleaning:
         self.groups = [tuple(group) for _, group in groups] or [()]
         self.judges = [[settings.build() for settings in group] for group in self.groups]
         self.workers, self.lenient = workers, False
+        self.pool: ProcessPoolExecutor | None = None
 
     def stages(self, format: str) -> list[Stage]:
         """What happens to rows of a format before they are judged."""
@@ -93,11 +93,35 @@ class Cleaning:
 
     def rows(self, rows: Iterable[Row], format: str) -> Iterator[Outcome]:
         """What becomes of each row, in order."""
-        with ExitStack() as stack:
-            outcomes: Iterator[Outcome] = (Outcome(row, row.value) for row in rows)
-            for stage, judges in zip(self.stages(format), self.judges, strict=True):
-                outcomes = judged(_looked(stage, outcomes, self.workers, stack), judges, lenient=self.lenient)
-            yield from outcomes
+        outcomes: Iterator[Outcome] = (Outcome(row, row.value) for row in rows)
+        for stage, judges in zip(self.stages(format), self.judges, strict=True):
+            outcomes = judged(self._looked(stage, outcomes), judges, lenient=self.lenient)
+        return outcomes
+
+    def __enter__(self) -> Cleaning:
+        """Start the workers, which are there for all files."""
+        if self.workers:
+            self.pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+            self.pool = None
+
+    def _looked(self, stage: Stage, outcomes: Iterator[Outcome]) -> Iterator[tuple[Outcome, list[Any]]]:
+        batches = iter(lambda: tuple(islice(outcomes, BATCH)), ())
+        if self.pool is None:
+            for batch in batches:
+                yield from stage.look(batch)
+            return
+        waiting: deque[Future[Any]] = deque()
+        for batch in batches:
+            waiting.append(self.pool.submit(stage.look, batch))
+            if len(waiting) > AHEAD * self.workers:
+                yield from waiting.popleft().result()
+        for future in waiting:
+            yield from future.result()
 
 
 def judged(
@@ -109,27 +133,9 @@ def judged(
             yield outcome
             continue
         row = said(outcome.content, str(outcome.row.origin))
-        verdicts = (judge.judge(row, finding) for judge, finding in zip(judges, found, strict=True))
-        verdict = next((one for one in verdicts if one is not None and not lenient), None)
-        yield outcome if verdict is None else replace(outcome, content=None, verdict=verdict)
-
-
-def _looked(
-    stage: Stage, outcomes: Iterator[Outcome], workers: int, stack: ExitStack
-) -> Iterator[tuple[Outcome, list[Any]]]:
-    batches = iter(lambda: tuple(islice(outcomes, BATCH)), ())
-    if not workers:
-        for batch in batches:
-            yield from stage.look(batch)
-        return
-    pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
-    waiting: deque[Future[Any]] = deque()
-    for batch in batches:
-        waiting.append(pool.submit(stage.look, batch))
-        if len(waiting) > AHEAD * workers:
-            yield from waiting.popleft().result()
-    for future in waiting:
-        yield from future.result()
+        drops = (judge.judge(row, finding) for judge, finding in zip(judges, found, strict=True))
+        drop = next((one for one in drops if one is not None and not lenient), None)
+        yield outcome if drop is None else replace(outcome, content=None, drop=drop)
 
 
 _BUILT: dict[str, list[Cleaner]] = {}

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Said, Verdict
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
 from luthier.data.clean.duplicates import plain
 
 Found = tuple[str, float, float, str]
@@ -61,9 +61,9 @@ class _Quality(Cleaner):
         """The first rule that each row breaks."""
         return [next(self._broken(row), None) for row in rows]
 
-    def judge(self, row: Said, finding: Any) -> Verdict | None:
+    def judge(self, row: Said, finding: Any) -> Drop | None:
         """Nothing is remembered."""
-        return Verdict(*finding) if finding else None
+        return Drop(*finding) if finding else None
 
     def _broken(self, row: Said) -> Iterator[Found]:
         own, answer = self.settings, row.answer.strip()

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Said, Verdict
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
 from luthier.errors import MissingExtra
 
 Spot = tuple[int, int, str]
@@ -74,9 +74,9 @@ class _Redact(Cleaner):
             return [None] * len(rows)
         return [sorted({kind for _, _, kind in self.find(row.text)}) for row in rows]
 
-    def judge(self, row: Said, finding: Any) -> Verdict | None:
+    def judge(self, row: Said, finding: Any) -> Drop | None:
         """Nothing is remembered."""
-        return Verdict(self.rule, len(finding), 1, f"holds {', '.join(finding)}") if finding else None
+        return Drop(self.rule, len(finding), 1, f"holds {', '.join(finding)}") if finding else None
 
 
 def redacted(text: str, spots: Sequence[Spot]) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
 from pathlib import Path
 
 from luthier.config import SourceConfig
@@ -13,10 +10,13 @@ from luthier.data.clean import ledger, report
 from luthier.data.clean.base import CleanerSettings
 from luthier.data.clean.ledger import Tally
 from luthier.data.clean.pipeline import Cleaning, Outcome
-from luthier.data.formats.base import SAMPLE_ROWS
-from luthier.data.processor import recognised
-from luthier.data.sources import files_of, how, rows_of, with_columns
-from luthier.errors import DataError, OutputError
+from luthier.data.recognise import recognised
+from luthier.data.sources import files_of
+from luthier.errors import OutputError
+from luthier.system.files import atomic_folder
+
+FILES = {ledger.ROWS, ledger.DROPPED, ledger.LEDGER, "report.md", "report.html"}
+"""What an output holds."""
 
 
 def clean_source(
@@ -28,25 +28,34 @@ def clean_source(
         DataError: as reading does.
         OutputError: something that no cleaning wrote stands at the output.
     """
-    outcomes = _outcomes(source, Cleaning(cleaners, workers=workers))
-    if output is None:
-        tally = Tally()
-        for outcome in outcomes:
-            tally.count(outcome)
-        return tally
-    folder = Path(output)
-    if folder.exists() and not (folder / ledger.LEDGER).is_file() and any(folder.iterdir()):
-        raise OutputError(f"{folder}: is there, and was not written by `luthier data clean`; name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        tally = ledger.write(outcomes, made)
-        report.write(tally, made, source=source.path, cleaners=[one.type for one in cleaners])
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
+    if output is not None:
+        _require_ours(Path(output), source)
+    with Cleaning(cleaners, workers=workers) as cleaning:
+        outcomes = _outcomes(source, cleaning)
+        if output is None:
+            tally = Tally()
+            for outcome in outcomes:
+                tally.count(outcome)
+            return tally
+        with atomic_folder(Path(output)) as made:
+            tally = ledger.write(outcomes, made)
+            report.write(tally, made, source=source.path, cleaners=[one.type for one in cleaners])
     return tally
+
+
+def _require_ours(folder: Path, source: SourceConfig) -> None:
+    """Refuse an output that holds anything but an earlier one, or that is read from."""
+    if folder.exists():
+        others = (
+            [file.name for file in folder.iterdir() if file.name not in FILES] if folder.is_dir() else [folder.name]
+        )
+        if others:
+            raise OutputError(
+                f"{folder}: holds {others[0]}, which `luthier data clean` did not write; name another folder"
+            )
+    for file in files_of(source):
+        if folder.resolve() in Path(file).resolve().parents:
+            raise OutputError(f"{folder}: {file} is read from there, and would be replaced; name another folder")
 
 
 def _outcomes(source: SourceConfig, cleaning: Cleaning) -> Iterator[Outcome]:
@@ -54,12 +63,7 @@ def _outcomes(source: SourceConfig, cleaning: Cleaning) -> Iterator[Outcome]:
     for file in files_of(source):
         if left == 0:
             return
-        rows = rows_of(source, file, how(source), limit=left)
-        head = list(islice(rows, SAMPLE_ROWS))
-        if not head:
-            raise DataError(f"{file}: the file holds no rows")
-        name, columns = recognised(source, head, file)
-        every = chain(head, rows)
-        for outcome in cleaning.rows(with_columns(every, columns, file) if columns else every, name):
+        found = recognised(source, file, limit=left)
+        for outcome in cleaning.rows(found.rows, found.format):
             left = None if left is None else left - 1
             yield outcome

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from luthier import plugins
-from luthier.data.files.opened import Characters, Opened
+from luthier.data.files.opened import LARGEST_ROW, TOO_LONG, Characters, Opened, RowTooLong
 from luthier.errors import DataError
 
 Unit = Literal["auto", "line", "paragraph", "file"]
@@ -33,6 +33,16 @@ class How:
         """The file as text."""
         self.characters = Characters(file, self.encoding)
         return self.characters
+
+    def whole(self, file: Opened) -> str:
+        """The text of a file that can only be read at once, and must not be longer than a row; raises RowTooLong."""
+        characters, pieces, size = self.text(file), list[str](), 0
+        while piece := characters.read():
+            pieces.append(piece)
+            size += len(piece)
+            if size > LARGEST_ROW:
+                raise RowTooLong(f"{file}: {TOO_LONG} {file.suffix} is read whole; write it as JSON Lines")
+        return "".join(pieces)
 
     @property
     def found(self) -> str:

@@ -18,6 +18,8 @@ from luthier.errors import DataError
 WHITE = re.compile(r"[ \t\r\n]*")
 HOLDER = re.compile(r'\{[ \t\r\n]*"[^"\\]*"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\{')
 """How an object begins that may hold all rows."""
+HOLDS_ROWS = object()
+"""Stands for a value that is not one row; null is one, if a bad one."""
 NEAR = 16
 """Characters from the end of what was read so far within which a fault may be for want of the rest."""
 
@@ -44,7 +46,7 @@ def _values(cursor: _Cursor) -> Iterator[tuple[int, Any]]:
             raise cursor.error("text after the end of the array")
         return
     line, first = cursor.line, cursor.first()
-    if first is None:
+    if first is HOLDS_ROWS:
         yield from _holder(cursor)
         return
     cursor.skip()
@@ -130,19 +132,19 @@ class _Cursor:
         self.skip()
 
     def first(self) -> Any:
-        """The first value; None, and nothing taken, where it is an object that holds all rows."""
+        """The first value; HOLDS_ROWS, and nothing taken, where it is an object that holds all rows."""
         try:
             value, end = self._value()
         except RowTooLong:
             if HOLDER.match(self.text, self.index):
-                return None
+                return HOLDS_ROWS
             raise
         if _holds_rows(value):
             while (rest := WHITE.match(self.text, end)) and rest.end() == len(self.text) and not self.ended:
                 end -= self.index
                 self.more()
             if rest and rest.end() == len(self.text):
-                return None
+                return HOLDS_ROWS
         self.move(end)
         return value
 

@@ -153,6 +153,9 @@ class Characters:
 
     def _use(self, encoding: str) -> None:
         try:
+            b"a".decode(
+                encoding, "ignore"
+            )  # unlike the line below, this refuses codecs that are no encodings of text, as rot13
             self.decoder = codecs.getincrementaldecoder(encoding)()
         except LookupError:
             raise DataError(f"{self.file}: encoding {encoding!r} is not known; utf-8, gb18030 and cp1252 are") from None

@@ -7,7 +7,6 @@ from typing import Any
 
 from luthier.data.files.base import How
 from luthier.data.files.opened import Opened
-from luthier.data.files.yaml import whole
 from luthier.errors import DataError, MissingExtra
 
 SOURCE_LANGUAGE = "en"
@@ -25,7 +24,7 @@ class Po:
             import polib
         except ImportError:
             raise MissingExtra("a .po file", "polib", "data") from None
-        text = whole(file, how)
+        text = how.whole(file)
         try:
             entries = polib.pofile(text, check_for_duplicates=False)
         except (OSError, ValueError) as error:

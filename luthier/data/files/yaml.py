@@ -12,7 +12,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from luthier.data.files.base import How
-from luthier.data.files.opened import LARGEST_ROW, TOO_LONG, Opened, RowTooLong
+from luthier.data.files.opened import Opened
 from luthier.data.strict import MAX_DEPTH
 from luthier.errors import DataError
 
@@ -26,7 +26,7 @@ class Yaml:
 
     def rows(self, file: Opened, how: How) -> Iterator[tuple[int, Any]]:
         """Each row with the line it starts on."""
-        text = whole(file, how)
+        text = how.whole(file)
         try:
             root = yaml.compose(text, Loader=Loader)
         except yaml.MarkedYAMLError as error:
@@ -39,17 +39,6 @@ class Yaml:
         seen: set[int] = set()
         for node in _rows(root, str(file)):
             yield node.start_mark.line + 1, _value(node, str(file), seen, 0)
-
-
-def whole(file: Opened, how: How) -> str:
-    """The text of the file, which must be small enough to be held."""
-    characters, pieces, size = how.text(file), list[str](), 0
-    while piece := characters.read():
-        pieces.append(piece)
-        size += len(piece)
-        if size > LARGEST_ROW:
-            raise RowTooLong(f"{file}: {TOO_LONG} YAML is read whole; write it as JSON Lines")
-    return "".join(pieces)
 
 
 def _rows(root: Node, name: str) -> list[Node]:

@@ -27,11 +27,12 @@ def cleaned() -> Run:
         cleaners = [cleaner] if isinstance(cleaner, CleanerSettings) else list(cleaner)
         numbered = [Row(Origin("rows.jsonl", line), value) for line, value in enumerate(rows, 1)]
         layout = options.pop("format", "prompt-completion")
-        return list(Cleaning(cleaners, **options).rows(numbered, layout))
+        with Cleaning(cleaners, **options) as cleaning:
+            return list(cleaning.rows(numbered, layout))
 
     return run
 
 
 def rules(outcomes: list[Outcome]) -> list[str]:
     """The rule that dropped each row; nothing for those that are kept."""
-    return [outcome.verdict.rule if outcome.verdict else "" for outcome in outcomes]
+    return [outcome.drop.rule if outcome.drop else "" for outcome in outcomes]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from luthier.config import SourceConfig
 from luthier.data.clean.duplicates import Duplicates
 from luthier.data.clean.near import NearDuplicates, bands, jaccard, shingles
+from luthier.data.clean.run import clean_source
 from tests.data.clean.conftest import rules
 
 WORDS = [
@@ -34,9 +38,28 @@ def test_duplicates(cleaned: Any) -> None:
     ]
     found = cleaned(Duplicates(), *rows)
     assert rules(found) == ["", "duplicate", "duplicate", "duplicate", "", "", ""]
-    assert found[2].verdict.detail == "says what rows.jsonl:1 says"
+    assert found[2].drop.detail == "says what rows.jsonl:1 says"
     assert rules(cleaned(Duplicates(exact=True), *rows)) == ["", "", "duplicate", "", "", "", ""]
     assert rules(cleaned(Duplicates(), ("?", "!"), ("!", "?"), ("?", "!"))) == ["", "", "duplicate"]
+
+
+def test_rows_of_one_line(tmp_path: Path) -> None:
+    """A compact array has all its rows on line 1."""
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"prompt": "Who?", "completion": "Me."}] * 3))
+    for cleaner in (Duplicates(), NearDuplicates()):
+        assert clean_source(SourceConfig(path=str(path)), [cleaner], None).kept == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1.5", "15"), ("1,5", "15"), ("-5", "5"), ("x²", "x2"), ("2²", "22"), ("yes 👍", "yes 👎"), ("की", "कि"),
+        ("C#", "C"), ("50%", "50"), ("a.b", "ab"), ("½", "1/2"), ("น้ำ", "นำ"),
+    ],
+)  # fmt: skip
+def test_what_says_something_else(cleaned: Any, one: str, other: str) -> None:
+    assert rules(cleaned(Duplicates(), ("Is it?", f"It is {one} now"), ("Is it?", f"It is {other} now"))) == ["", ""]
 
 
 def test_near_duplicates(cleaned: Any) -> None:

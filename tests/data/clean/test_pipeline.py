@@ -118,10 +118,29 @@ def test_nothing_of_somebody_else_is_removed(source: SourceConfig, tmp_path: Pat
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="was not written by `luthier data clean`"):
-        clean_source(source, ALL, str(folder))
+    for output, said in ((folder, "holds thesis.txt"), (folder / "thesis.txt", "holds thesis.txt")):
+        with pytest.raises(OutputError, match=rf"{said}, which `luthier data clean` did not write"):
+            clean_source(source, ALL, str(output))
     assert (folder / "thesis.txt").read_text() == "years of work"
+    done = tmp_path / "done"
+    clean_source(source, ALL, str(done))
+    before = {file.name: file.read_bytes() for file in done.iterdir()}
+    with pytest.raises(OutputError, match="is read from there, and would be replaced"):
+        clean_source(SourceConfig(path=str(done)), ALL, str(done))
+    (done / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds notes.txt"):
+        clean_source(source, ALL, str(done))
+    assert {name: (done / name).read_bytes() for name in before} == before
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "fine"}\n{"prompt"')
     with pytest.raises(DataError, match="not valid JSON"):
         clean_source(source, ALL, str(tmp_path / "new"))
-    assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".new*"))
+    assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".incomplete*"))
+
+
+def test_no_secret_comes_back(tmp_path: Path) -> None:
+    """Neither what is kept aside nor what is put back holds what was replaced."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Mail?", "completion": "As an AI, mail a@b.example."}))
+    clean_source(SourceConfig(path=str(tmp_path / "rows.jsonl")), [Personal(), Quality()], str(tmp_path / "out"))
+    restored(tmp_path / "out", ["refusal"])
+    assert json.loads((tmp_path / "out" / "rows.jsonl").read_text())["completion"] == "As an AI, mail [EMAIL]."
+    assert not any("a@b.example" in file.read_text() for file in (tmp_path / "out").iterdir())

@@ -74,7 +74,7 @@ def test_languages(cleaned: Any) -> None:
     ]  # fmt: skip
     found = cleaned(Language(keep=["en"]), *rows)
     assert rules(found) == ["", "language", "language", "", "", ""]
-    assert "is in de, and en is kept" in found[1].verdict.detail
+    assert "is in de, and en is kept" in found[1].drop.detail
     assert rules(cleaned(Language(keep=["en", "zh", "de"]), *rows)) == [""] * 6
     with pytest.raises(ValidationError):
         Language(keep=[])
@@ -98,7 +98,7 @@ def test_secrets(cleaned: Any, text: str, redacted: str) -> None:
     (found,) = cleaned(Secrets(), ("What is it?", f"It is {text}"))
     assert found.value["completion"] == f"It is {redacted}" and found.mended == ("secrets",)
     (found,) = cleaned(Secrets(action="drop"), ("What is it?", f"It is {text}"))
-    assert found.verdict.rule == "secret"
+    assert found.drop.rule == "secret"
 
 
 @pytest.mark.parametrize(
@@ -151,4 +151,4 @@ def test_offence(cleaned: Any) -> None:
         ("q", "好的。"),
     ]
     assert rules(cleaned(Offensive(), *rows)) == ["", "offensive", "offensive", ""]
-    assert "idiot" in cleaned(Offensive(), rows[1])[0].verdict.detail
+    assert "idiot" in cleaned(Offensive(), rows[1])[0].drop.detail

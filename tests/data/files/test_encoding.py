@@ -100,8 +100,9 @@ def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes, said: str) -
 
 
 def test_an_unknown_encoding(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="encoding 'klingon' is not known"):
-        read(tmp_path, b"a", encoding="klingon")
+    for name in ("klingon", "rot13", "zlib"):
+        with pytest.raises(DataError, match=f"encoding '{name}' is not known"):
+            read(tmp_path, b"a", encoding=name)
 
 
 @settings(deadline=None, max_examples=150)

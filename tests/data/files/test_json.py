@@ -54,6 +54,7 @@ def read(path: Path, **options: Any) -> list[tuple[int, Any]]:
         ("[]", []),
         (" [ \n ] ", []),
         ("7", [(1, 7)]),
+        ('null\n{"a": 1}', [(1, None), (2, {"a": 1})]),
     ],
 )
 def test_rows_and_their_lines(tmp_path: Path, content: str, expected: list[tuple[int, Any]]) -> None:
