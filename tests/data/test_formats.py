@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from luthier.data.conversation import Content, Conversation, Labelled, Message, Origin, Preference, Row, Task, Text
 from luthier.data.formats.base import judged, named, recognise
+from luthier.data.formats.base import read as read_row
 from luthier.errors import AmbiguousFormat, DataError, RowError
 from luthier.plugins import UnknownPart, names
 
@@ -138,6 +139,15 @@ def test_recognised_and_read(name: str, value: Any, content: Content) -> None:
 def test_every_layout_is_among_the_examples(name: str) -> None:
     assert name in {one for one, _, _ in READ}
     assert named(name).evidence
+
+
+@pytest.mark.parametrize("key", ["images", "image", "videos", "audios"])
+def test_rows_with_more_than_text_are_refused(key: str) -> None:
+    """They would be learnt as if there were none."""
+    value = {"messages": [U, A], key: ["a.png"]}
+    with pytest.raises(RowError, match=f"has {key}, and only text is read"):
+        read_row("messages", Row(Origin("rows.json", 3), value))
+    assert read_row("messages", Row(Origin("rows.json", 3), value | {key: []})) == TALK
 
 
 def test_a_few_bad_rows_do_not_hide_the_layout() -> None:

@@ -86,6 +86,12 @@ def test_the_parts_of_memory(run_config: Make, adapter: str) -> None:
     assert parts["process"] > 100e6 and fit.peak >= parts["process"] + base
 
 
+def test_holes_in_memory_are_counted(run_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "HOLES", 0)
+    fit = Factory().check(run_config(), most_bytes=PLENTY).fit
+    assert fit is not None and fit.activations == 0
+
+
 def test_nothing_is_measured_where_nobody_asks(run_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "run_step", None)
     assert Factory().check(run_config()).fit is None

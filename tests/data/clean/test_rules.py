@@ -70,12 +70,13 @@ def test_languages(cleaned: Any) -> None:
     rows = [
         ("q", PROSE), ("q", "Der Fluss entspringt in den Hügeln über der Stadt und mündet nahe einem Hafen ins Meer."),
         ("q", "这条河发源于镇子上面的山丘，流经三个村庄，最后在一个老港口附近入海。"), ("q", "ok"), ("q", "42"),
-        ("q", "```python\nfür = 1\n```"),
+        ("q", "```python\nfür = 1\n```"), ("q", "1. Oxygen\n2. Hydrogen\n3. Nitrogen"),
+        ("q", "Amanda, James, John, Maria"),
     ]  # fmt: skip
     found = cleaned(Language(keep=["en"]), *rows)
-    assert rules(found) == ["", "language", "language", "", "", ""]
+    assert rules(found) == ["", "language", "language", "", "", "", "", ""]
     assert "is in de, and en is kept" in found[1].drop.detail
-    assert rules(cleaned(Language(keep=["en", "zh", "de"]), *rows)) == [""] * 6
+    assert rules(cleaned(Language(keep=["en", "zh", "de"]), *rows)) == [""] * 8
     with pytest.raises(ValidationError):
         Language(keep=[])
 

@@ -73,6 +73,15 @@ def test_others_are_refused_and_can_be_named(tmp_path: Path, encoding: str) -> N
     assert read(tmp_path, raw, encoding=encoding)[0] == [OTHERS[encoding]]
 
 
+@pytest.mark.parametrize("text", ["é", "Café, née, été. ", FRENCH, GERMAN, CHINESE])
+@pytest.mark.parametrize("damage", [b"\xe9 ", b"\xc3", b"\xff"])
+def test_utf8_with_a_bad_place_is_refused(tmp_path: Path, text: str, damage: bytes) -> None:
+    """Its characters, byte by byte, would be Western letters too."""
+    for content in ((text * 20).encode() + damage + (text * 20).encode(), (text * 20 + "é").encode()[:-1]):
+        with pytest.raises(DataError, match=r"rows.txt:1: not UTF-8"):
+            read(tmp_path, content)
+
+
 def test_a_damaged_utf8_file_is_not_taken_for_another(tmp_path: Path) -> None:
     content = (CHINESE + "\n").encode() * 3 + b"\xe9\n" + CHINESE.encode()
     with pytest.raises(DataError, match=r"rows.txt:4: not UTF-8 \(byte 0xe9"):
