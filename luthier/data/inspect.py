@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from luthier.config import SourceConfig
 from luthier.data.clean.base import said
 from luthier.data.conversation import Row
@@ -101,7 +103,7 @@ def inspect(source: SourceConfig, file: str, *, shown: int = 2) -> Inspection:
     result.reading = opened.reading(count)
     result.encoding = str(opened.how.characters or "")
     result.unread = sorted(there - asked)
-    result.repeated = len(ids) - len(set(ids))
+    result.repeated = len(ids) - len(np.unique(np.frombuffer(ids, dtype=np.uint64)))
     head = with_columns(iter(opened.head), columns, file) if columns else opened.head
     values = [row.value for row in head]
     shares = {one: sum(map(formats.named(one).recognises, values)) / len(values) for one in names("format")}

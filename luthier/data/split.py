@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from luthier.data.clean.base import said
-from luthier.data.clean.near import Index, shingles
+from luthier.data.clean.near import Index
 from luthier.data.conversation import Content, Conversation, Labelled, Preference, Task, Text
 from luthier.data.language import language
 from luthier.data.ledger import Side
@@ -17,6 +17,8 @@ Together = Literal["near-duplicates", "conversations"]
 Strata = Literal["source", "language", "label"]
 ALIKE = 0.8
 """Share of shingles that near-duplicates have in common."""
+BATCH = 1000
+"""Rows that are compared at once."""
 FEW = 5
 """Rows of a kind below which it is no stratum of its own."""
 
@@ -81,11 +83,12 @@ def identities(contents: Sequence[Content], together: Iterable[Together]) -> lis
                 join(own, begun.setdefault(_beginning(content) or own, own))
         else:
             index = Index(ALIKE)
-            for content, own in zip(contents, result, strict=True):
-                finding = shingles(said(content, "").text)
-                _, other = index.match(finding)
-                join(own, other or own)
-                index.add(own, finding)
+            for start in range(0, len(contents), BATCH):
+                texts = [said(content, "").text for content in contents[start : start + BATCH]]
+                for own, sketch in zip(result[start : start + BATCH], index.sketches(texts), strict=True):
+                    _, other = index.match(sketch)
+                    join(own, other or own)
+                    index.add(own, sketch)
     return [_root(first, own) for own in result]
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+"""Files that appear whole or not at all (temporary name, fsync, rename, fsync of the folder), and scratch space."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,14 @@ def sha256_of(path: Path) -> str:
     """The sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def scratch_database(*tables: str) -> sqlite3.Connection:
+    """A database for this process alone, in memory while it is small, else in a file that goes away with it."""
+    database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    for statement in ("PRAGMA journal_mode = OFF", "PRAGMA cache_size = -32000", "BEGIN", *tables):  # 32 MB
+        database.execute(statement)
+    return database
 
 
 def write_text(path: Path, text: str) -> None:

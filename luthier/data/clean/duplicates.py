@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import string
+import sys
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
+from luthier.system.files import scratch_database
 
 SIGNS = frozenset("+-*/%#@_&\\")
 """Punctuation that says something beside a word or a number."""
+
+ASCII = "".join(c for c in string.punctuation if unicodedata.category(c)[0] == "P" and c not in SIGNS)
 
 
 class Duplicates(CleanerSettings):
@@ -26,21 +32,22 @@ class Duplicates(CleanerSettings):
 
 
 class _Duplicates(Cleaner):
-    """Remembers eight bytes of each row; two rows meet by chance at one in 2^64."""
+    """Remembers eight bytes of each row, on disk where they are many; two rows meet by chance at one in 2^64."""
 
     def __init__(self, *, exact: bool) -> None:
-        self.exact, self.first = exact, dict[int, str]()
+        self.exact = exact
+        self.seen = scratch_database("CREATE TABLE seen (digest INTEGER PRIMARY KEY, place TEXT)")
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """What makes a row equal to another."""
-        return [int(row.content.content_id, 16) if self.exact else digest(plain(row.text)) for row in rows]
+        return [digest(row.content.content_id if self.exact else plain(row.text)) for row in rows]
 
     def judge(self, row: Said, finding: Any) -> Drop | None:
         """The first of equal rows stays."""
-        first = self.first.get(finding)
-        if first is None:  # never by where it stands: rows of an array may share a line
-            self.first[finding] = row.where
+        new = self.seen.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (finding, row.where)).rowcount
+        if new:  # never told by where it stands: rows of an array may share a line
             return None
+        (first,) = self.seen.execute("SELECT place FROM seen WHERE digest = ?", (finding,)).fetchone()
         return Drop("duplicate", 1.0, 1.0, f"says what {first} says")
 
 
@@ -53,7 +60,8 @@ def plain(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFC", "".join(map(_usual_width, text)))
     folded = text.casefold()
-    words = (_bare(word) for word in folded.split())
+    marks = ASCII if folded.isascii() else _punctuation()
+    words = (word.strip(marks) for word in folded.split())
     return " ".join(word for word in words if word) or folded
 
 
@@ -62,19 +70,13 @@ def _usual_width(c: str) -> str:
     return unicodedata.normalize("NFKC", c) if wide else c
 
 
-def _bare(word: str) -> str:
-    start, end = 0, len(word)
-    while start < end and _punctuation(word[start]):
-        start += 1
-    while start < end and _punctuation(word[end - 1]):
-        end -= 1
-    return word[start:end]
-
-
-def _punctuation(c: str) -> bool:
-    return unicodedata.category(c)[0] == "P" and c not in SIGNS
+@cache
+def _punctuation() -> str:
+    """All of Unicode's punctuation, without signs."""
+    every = map(chr, range(sys.maxunicode + 1))
+    return "".join(c for c in every if unicodedata.category(c)[0] == "P" and c not in SIGNS)
 
 
 def digest(text: str) -> int:
-    """Eight bytes of a text, as a number."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    """Eight bytes of a text, as a signed number."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)

@@ -7,6 +7,7 @@ that was changed or dropped) and `report.md` / `report.html`. It appears whole o
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -30,7 +31,7 @@ class Tally:
     kept: int = 0
     mended: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
-    scores: dict[str, list[float]] = field(default_factory=dict)
+    scores: dict[str, array[float]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     examples: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
 
@@ -44,7 +45,7 @@ class Tally:
             return
         self.dropped[drop.rule] += 1
         self.thresholds[drop.rule] = drop.threshold
-        self.scores.setdefault(drop.rule, []).append(drop.score)
+        self.scores.setdefault(drop.rule, array("d")).append(drop.score)
         shown = self.examples.setdefault(drop.rule, [])
         if len(shown) < EXAMPLES:
             shown.append((str(outcome.row.origin), drop.detail, json.dumps(outcome.value, ensure_ascii=False)[:600]))

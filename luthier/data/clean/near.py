@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
 from luthier.data.clean.duplicates import plain
 from luthier.errors import MissingExtra
+from luthier.system.files import scratch_database
 
 PERMUTATIONS = 128
 SHINGLE, WIDE_SHINGLE = 5, 2
@@ -40,8 +43,8 @@ class _Near(Cleaner):
         self.of, self.index = of, Index(threshold)
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
-        """The hashes of each row's shingles, smallest first."""
-        return [shingles(getattr(row, self.of)) for row in rows]
+        """What each row is like."""
+        return self.index.sketches([getattr(row, self.of) for row in rows])
 
     def judge(self, row: Said, finding: Any) -> Drop | None:
         """The first of rows that are alike stays."""
@@ -53,35 +56,63 @@ class _Near(Cleaner):
         return Drop("near-duplicate", share, self.index.threshold, detail)
 
 
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What a text is like: hashes of its shingles `[n]`, smallest first; a number for each band of its MinHash."""
+
+    shingles: NDArray[np.uint64]
+    bands: tuple[int, ...]
+
+
 class Index:
-    """Texts by what they are like."""
+    """Texts by what they are like; on disk, where they are many."""
 
     def __init__(self, threshold: float) -> None:
         try:
             import rensa
         except ImportError:
             raise MissingExtra("near-duplicates", "rensa", "clean") from None
-        self.rensa, self.threshold = rensa, threshold
-        self.found = rensa.RMinHashLSH(threshold, PERMUTATIONS, bands(threshold))
-        self.rows: list[tuple[str, Any]] = []
+        self.minhash, self.threshold = rensa.RMinHash, threshold
+        self.bands = bands(threshold)
+        self.kept = scratch_database(
+            "CREATE TABLE text (id INTEGER PRIMARY KEY, name TEXT, shingles BLOB)",
+            "CREATE TABLE band (key INTEGER, id INTEGER, PRIMARY KEY (key, id)) WITHOUT ROWID",
+        )
+        self.alike = (
+            "SELECT name, shingles FROM text WHERE id IN "
+            f"(SELECT id FROM band WHERE key IN ({', '.join('?' * self.bands)})) ORDER BY id"
+        )
 
-    def match(self, finding: Any) -> tuple[float, str | None]:
+    def sketches(self, texts: Sequence[str]) -> list[Sketch]:
+        """What texts are like."""
+        found = [shingles(text) for text in texts]
+        ends = np.cumsum([0, *map(len, found)], dtype=np.uint64)
+        flat = np.concatenate([*found, np.zeros(0, dtype=np.uint64)])
+        rows = self.minhash.digest_matrix_from_flat_token_hashes(flat, ends, PERMUTATIONS, 42).to_rows()
+        keys = np.asarray(rows, dtype=np.uint64).reshape(len(texts), self.bands, -1)
+        folded = np.zeros(keys.shape[:2], dtype=np.uint64)
+        for place in range(keys.shape[2]):
+            folded = (folded ^ keys[:, :, place]) * FACTORS[place % len(FACTORS)]
+        folded = (folded ^ np.arange(self.bands, dtype=np.uint64)) * FACTORS[0]  # bands are told apart
+        return [
+            Sketch(own, tuple(numbers) if len(own) else ())
+            for own, numbers in zip(found, folded.view(np.int64).tolist(), strict=True)
+        ]
+
+    def match(self, text: Sketch) -> tuple[float, str | None]:
         """How alike the most similar text is, and its name; None where none is alike enough."""
-        near = self.found.query(self._sketch(finding)) if len(finding) else ()
-        alike = [(jaccard(finding, self.rows[number][1]), number) for number in near]
-        share, number = max(alike, default=(0.0, -1))
-        return share, self.rows[number][0] if share >= self.threshold else None
+        near = self.kept.execute(self.alike, text.bands) if text.bands else ()
+        share, name = 0.0, None
+        for other, blob in near:
+            own = jaccard(text.shingles, np.frombuffer(blob, dtype=np.uint64))
+            share, name = (own, other) if own > share else (share, name)
+        return share, name if share >= self.threshold else None
 
-    def add(self, name: str, finding: Any) -> None:
+    def add(self, name: str, text: Sketch) -> None:
         """Remember a text."""
-        if len(finding):
-            self.found.insert(len(self.rows), self._sketch(finding))
-            self.rows.append((name, finding))
-
-    def _sketch(self, finding: Any) -> Any:
-        sketch = self.rensa.RMinHash(PERMUTATIONS, 42)
-        sketch.update([value.tobytes() for value in finding])
-        return sketch
+        if text.bands:
+            row = self.kept.execute("INSERT INTO text VALUES (NULL, ?, ?)", (name, text.shingles.tobytes())).lastrowid
+            self.kept.executemany("INSERT OR IGNORE INTO band VALUES (?, ?)", [(key, row) for key in text.bands])
 
 
 def bands(threshold: float) -> int:
@@ -94,10 +125,10 @@ def bands(threshold: float) -> int:
     return PERMUTATIONS
 
 
-def shingles(text: str) -> Any:
+def shingles(text: str) -> NDArray[np.uint64]:
     """Hashes `[n]` of all pieces of a text, smallest first."""
     text = plain(text)
-    wide = sum("\u3040" <= c <= "\u9fff" or "\uac00" <= c <= "\ud7a3" for c in text)
+    wide = 0 if text.isascii() else sum("\u3040" <= c <= "\u9fff" or "\uac00" <= c <= "\ud7a3" for c in text)
     size = min(WIDE_SHINGLE if 2 * wide > len(text) else SHINGLE, max(len(text), 1))
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
     if not len(codes):

@@ -23,6 +23,8 @@ Found = tuple[str, float, float, str]
 """Rule, score, threshold, and a sentence."""
 WORDS = re.compile(r"\w+", re.UNICODE)
 ENDS = tuple(".!?。！？…\"'”’)]}）】》」』`*_:;：；")
+ODD = re.compile(r"[^\w\s.,;:!?'\"()\-–—…%/«»·|*#=+<>`\u0300-\U0010ffff]")
+"""A symbol: no letter, number, space or usual punctuation."""
 LONG = 200
 """Characters from which on an answer that ends in the middle of a sentence is taken to be cut off."""
 
@@ -111,9 +113,7 @@ def symbols(text: str) -> float:
     """Share of characters that are neither letters, numbers, spaces nor usual punctuation; none in code or formulas."""
     if len(text) < 20 or "```" in text or "$" in text or "\\" in text:
         return 0.0
-    usual = set(".,;:!?'\"()-–—…%/«»„“”‘’、。，；：！？（）《》「」【】·|*#=+<>_`")
-    odd = sum(not (c.isalnum() or c.isspace() or c in usual or c > "\u02ff") for c in text)
-    return odd / len(text)
+    return len(ODD.findall(text)) / len(text)
 
 
 def phrase(text: str, kind: str) -> str | None:

@@ -24,6 +24,8 @@ Spot = tuple[int, int, str]
 """From, to, and what it is."""
 ENTROPY = 3.0
 """Bits a character that a value has at least which a name calls a secret; words and placeholders have less."""
+DIGITS = re.compile(r"(?:\d[^\w\n]{0,4}){6}\d")
+"""As many digits, near each other, as the shortest telephone numbers have that are told from other numbers."""
 PLACEHOLDER = re.compile(r"(?i:your|example|placeholder|change.?me|xxx|\*\*\*|environ|getenv|process\.)|^[A-Z_]+$|^\$")
 """What stands for a secret where people write about one."""
 
@@ -89,20 +91,38 @@ def redacted(text: str, spots: Sequence[Spot]) -> str:
     return "".join([*pieces, text[end:]])
 
 
+Kind = tuple[str, re.Pattern[str], list[re.Pattern[str]]]
+"""Its name, what a text must hold for it, its patterns."""
+
+
 @cache
-def _patterns(kind: str) -> list[tuple[str, re.Pattern[str]]]:
-    listed = yaml.safe_load(files("luthier.data.clean").joinpath("patterns.yaml").read_text(encoding="utf-8"))[kind]
-    return [(name, re.compile(pattern)) for name, patterns in listed.items() for pattern in patterns]
+def _kinds(of: str) -> tuple[re.Pattern[str], list[Kind]]:
+    """What a text must hold for any, and each."""
+    listed = yaml.safe_load(files("luthier.data.clean").joinpath("patterns.yaml").read_text(encoding="utf-8"))[of]
+    needs = [one.get("needs", r"\d") for one in listed.values()]
+    kinds = [
+        (name, re.compile(need), [re.compile(pattern) for pattern in one["patterns"]])
+        for (name, one), need in zip(listed.items(), needs, strict=True)
+    ]
+    return re.compile("|".join(needs)), kinds
+
+
+def _found(of: str, text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """What looks like something, and like what."""
+    any_of, kinds = _kinds(of)
+    if any_of.search(text):
+        for name, needs, patterns in kinds:
+            if needs.search(text):
+                yield from ((name, found) for pattern in patterns for found in pattern.finditer(text))
 
 
 def secrets(text: str) -> Iterator[Spot]:
     """Secrets by their form; a value that a name calls secret, where it looks like one."""
-    for name, pattern in _patterns("secrets"):
-        for found in pattern.finditer(text):
-            group = 1 if pattern.groups else 0
-            value = found.group(group)
-            if name != "SECRET" or not (entropy(value) < ENTROPY or value.isalpha() or PLACEHOLDER.search(value)):
-                yield found.start(group), found.end(group), name
+    for name, found in _found("secrets", text):
+        group = 1 if found.re.groups else 0
+        value = found.group(group)
+        if name != "SECRET" or not (entropy(value) < ENTROPY or value.isalpha() or PLACEHOLDER.search(value)):
+            yield found.start(group), found.end(group), name
 
 
 def entropy(text: str) -> float:
@@ -113,13 +133,11 @@ def entropy(text: str) -> float:
 
 def personal(text: str, regions: Sequence[str]) -> Iterator[Spot]:
     """Personal data."""
-    for name, pattern in _patterns("personal"):
-        valid = _checks().get(name)
-        for found in pattern.finditer(text):
-            group = 1 if pattern.groups else 0
-            if valid is None or valid(found.group(group)):
-                yield found.start(group), found.end(group), name
-    if any(c.isdecimal() for c in text):
+    for name, found in _found("personal", text):
+        valid, group = _checks().get(name), 1 if found.re.groups else 0
+        if valid is None or valid(found.group(group)):
+            yield found.start(group), found.end(group), name
+    if DIGITS.search(text):
         yield from _phones(text, regions)
 
 

@@ -84,7 +84,8 @@ def _encoding() -> Callable[[str], str]:
         fix_character_width=False, uncurl_quotes=False, fix_line_breaks=False, fix_surrogates=True,
         remove_control_chars=False, normalization=None,
     )  # fmt: skip
-    return lambda text: str(ftfy.fix_text(text, settings))
+    # in ASCII there is nothing to mend but what ftfy takes from terminals
+    return lambda text: text if text.isascii() and "\x1b" not in text else str(ftfy.fix_text(text, settings))
 
 
 def _unicode(text: str) -> str:
