@@ -39,7 +39,7 @@ def real_rows(count: int) -> list[Example]:
     config = ModelConfig(path=MODEL)
     renderer = ModelLoader().renderer(config)
     data = DataConfig(train=[SourceConfig(path=str(SHIPPED), limit=count)], held_out=0.0)
-    return DataProcessor().prepare(data, renderer, Sft()).train
+    return list(DataProcessor().prepare(data, renderer, Sft()).train)
 
 
 def with_adapters(dtype: str) -> Any:

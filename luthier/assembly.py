@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -232,10 +232,10 @@ class Assembly:
         model.to(self.strategy.device)
         forward = Forward(model, self.precision)
 
-        def said(examples: list[Example]) -> list[Example]:
+        def said(examples: Sequence[Example]) -> Sequence[Example]:
             return with_reference(model, forward, examples, self.ready.layout, self.strategy)
 
-        def both(examples: list[Example]) -> list[Example]:
+        def both(examples: Sequence[Example]) -> Sequence[Example]:
             beside = [example.companion for example in examples if example.companion]
             if not beside:
                 return said(examples)
@@ -267,7 +267,7 @@ class Assembly:
         return rollouts, lambda: rollouts.measure(data.held_out)
 
     def _measured(
-        self, model: PreTrainedModel, forward: Forward, held_out: list[Example], rows: Loader
+        self, model: PreTrainedModel, forward: Forward, held_out: Sequence[Example], rows: Loader
     ) -> Mapping[str, float]:
         """What held-out rows say, cut as the training rows are; both smaller where memory does not suffice."""
         while True:
@@ -319,7 +319,7 @@ class Assembly:
 def _companioned(objective: Objective, data: Prepared) -> Prepared:
     """The rows with their companions, where the objective takes statistics of any."""
 
-    def both(examples: list[Example]) -> list[Example]:
+    def both(examples: Sequence[Example]) -> Sequence[Example]:
         beside = objective.companions(examples)
         return examples if beside is None else [replace(e, companion=b) for e, b in zip(examples, beside, strict=True)]
 

@@ -115,6 +115,10 @@ class DataConfig(CleanConfig):
     """What to do with longer sequences; error: refuse the run, so that the choice is yours."""
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with rows that cannot be used; error: refuse the run and name them; drop: name them in rows.json."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that clean and render rows; 0: this one."""
+    cache: bool = True
+    """Keep the rendered rows of large files for the next run, in Luthier's folder."""
     packing: bool = True
     """Put several sequences in one row of a micro-batch without padding (exact: they never see each other)."""
 

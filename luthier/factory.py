@@ -21,6 +21,7 @@ from luthier.config import RunConfig
 from luthier.data.pack import Layout
 from luthier.data.processor import DataProcessor, DataProcessorLike, Prepared
 from luthier.data.render import Renderer
+from luthier.data.store import Rows
 from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import StrategySettings, pick_device
 from luthier.errors import CheckFailed
@@ -33,7 +34,7 @@ from luthier.tracking.base import Tracker, TrackerSettings
 from luthier.tracking.jsonl import Jsonl
 from luthier.tracking.plot import plot_loss
 from luthier.tracking.report import write_report
-from luthier.tracking.run import RunFolder, fingerprint
+from luthier.tracking.run import Files, RunFolder, fingerprint
 from luthier.train.check import Ready, check_data
 from luthier.train.checkpoint import Checkpoints, Trained, verify
 from luthier.train.fit import Fit
@@ -66,7 +67,7 @@ class Claim:
     data: str
     changes: list[str]
 
-    def take(self, files: Mapping[str, str], *, restart: bool) -> None:
+    def take(self, files: Files, *, restart: bool) -> None:
         """Write what the run is, where it begins or has changed."""
         if restart or not self.folder.started(files):
             self.folder.start(self.config, self.data, files, restart=restart)
@@ -295,18 +296,21 @@ def _on_disk(tree: object) -> Iterator[Path]:
 
 def _data_id(data: Prepared, files: Sequence[Path]) -> str:
     """A hash of what the result depends on, in order: files of code, ids, weights, and what else rows say."""
-    rows = [*data.train, *data.held_out]  # held-out rows choose the best checkpoint
 
     def parts() -> Iterator[str]:
         yield from map(sha256_of, files)
-        for row in rows:
-            yield json.dumps(asdict(row.content), sort_keys=True, default=str)
-            yield from (t.ids.tobytes().hex() + t.weights.tobytes().hex() for t in row.sequences)
+        for rows in (data.train, data.held_out):  # held-out rows choose the best checkpoint
+            if isinstance(rows, Rows):
+                yield rows.digest.hexdigest()
+                continue
+            for row in rows:
+                yield json.dumps(asdict(row.content), sort_keys=True, default=str)
+                yield from (t.ids.tobytes().hex() + t.weights.tobytes().hex() for t in row.sequences)
 
     return fingerprint(parts())
 
 
-def _files(config: RunConfig, ready: Ready) -> dict[str, str]:
+def _files(config: RunConfig, ready: Ready) -> Files:
     return {
         "config.yaml": config.to_yaml(),
         "environment.json": json.dumps(environment(), indent=1) + "\n",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from luthier.data.clean.base import Drop
 from luthier.data.conversation import Origin
 from luthier.errors import DataError, RowError
+from luthier.system.files import scratch_database
 
 Outcome = Literal["kept", "dropped", "truncated", "split"]
 Side = Literal["train", "held_out"]
@@ -38,10 +39,10 @@ class Entry:
 
 
 class Ledger:
-    """Collects entries; `close` proves that they add up to the rows that were read."""
+    """Collects entries, on disk where they are many; `close` proves that they add up to the rows that were read."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.kept = scratch_database(f"CREATE TABLE entry ({', '.join(COLUMNS)})")
         self.rows_read = 0
 
     def read(self) -> None:
@@ -50,43 +51,71 @@ class Ledger:
 
     def drop(self, origin: Origin, error: RowError, *, side: Side | None = None, content_id: str = "") -> None:
         """The row cannot be used."""
-        self.entries.append(Entry(origin.file, origin.line, side, "dropped", error.reason, error.detail, content_id))
+        self.record(Entry(origin.file, origin.line, side, "dropped", error.reason, error.detail, content_id))
 
     def judge(self, origin: Origin, drop: Drop, *, side: Side, content_id: str = "") -> None:
         """The row is left out as the config says, or, where it is not readable, because it cannot be used."""
         entry = Entry(origin.file, origin.line, side, "dropped", drop.rule, drop.detail, content_id)
         if drop.readable:
             entry = replace(entry, cleaned=True, score=drop.score, threshold=drop.threshold)
-        self.entries.append(entry)
+        self.record(entry)
 
     def record(self, entry: Entry) -> None:
         """The row is used, whole or in part."""
-        self.entries.append(entry)
+        self.kept.execute(INSERT, _values(entry))
+
+    @property
+    def entries(self) -> Iterator[Entry]:
+        """What became of each row, in the order in which that was known."""
+        return self.of("kept", "dropped", "truncated", "split")
+
+    def of(self, *outcomes: Outcome) -> Iterator[Entry]:
+        """The entries with some outcomes."""
+        wanted = json.dumps(outcomes)
+        chosen = "SELECT * FROM entry WHERE outcome IN (SELECT value FROM json_each(?)) ORDER BY rowid"
+        for values in self.kept.execute(chosen, (wanted,)):
+            entry = Entry(*values)
+            yield replace(entry, cleaned=bool(entry.cleaned))
 
     def close(self) -> None:
         """Raise if a row went missing; that would be a fault of Luthier, not of the data."""
-        if len(self.entries) != self.rows_read:
-            raise DataError(f"the row ledger does not add up: {self.rows_read} read, {len(self.entries)} accounted for")
+        (accounted,) = self.kept.execute("SELECT COUNT(*) FROM entry").fetchone()
+        if accounted != self.rows_read:
+            raise DataError(f"the row ledger does not add up: {self.rows_read} read, {accounted} accounted for")
 
     def count(self, outcome: Outcome, side: Side | None = None) -> int:
         """Rows with an outcome, on one side or on both."""
-        return sum(e.outcome == outcome and side in (None, e.side) for e in self.entries)
+        own = "SELECT COUNT(*) FROM entry WHERE outcome = ? AND (? IS NULL OR side = ?)"
+        return int(self.kept.execute(own, (outcome, side, side)).fetchone()[0])
 
     def reasons(self) -> dict[str, int]:
         """Why rows were not kept whole, most frequent first."""
-        return dict(Counter(e.reason for e in self.entries if e.reason).most_common())
+        counts = (
+            "SELECT reason, COUNT(*) FROM entry WHERE reason > '' GROUP BY reason ORDER BY COUNT(*) DESC, MIN(rowid)"
+        )
+        return dict(self.kept.execute(counts))
 
     def summary(self) -> dict[str, int]:
         """Counts whose outcomes add up to `read`."""
         outcomes: tuple[Outcome, ...] = ("kept", "dropped", "truncated", "split")
         return {"read": self.rows_read} | {outcome: self.count(outcome) for outcome in outcomes}
 
-    def to_json(self) -> str:
-        """The ledger as `rows.json` holds it: a summary, and one line per row."""
-        lines = ",\n".join(json.dumps(_compact(entry), ensure_ascii=False) for entry in self.entries)
-        summary, reasons = json.dumps(self.summary()), json.dumps(self.reasons())
-        return f'{{"summary": {summary},\n"reasons": {reasons},\n"rows": [\n{lines}\n]}}\n'
+    def to_json(self) -> Iterator[str]:
+        """The ledger as `rows.json` holds it, in pieces: a summary, and one line per row."""
+        yield f'{{"summary": {json.dumps(self.summary())},\n"reasons": {json.dumps(self.reasons())},\n"rows": ['
+        for number, entry in enumerate(self.entries):
+            yield ",\n" if number else "\n"
+            yield json.dumps(_compact(entry), ensure_ascii=False)
+        yield "\n]}\n"
+
+
+COLUMNS = tuple(field.name for field in fields(Entry))
+INSERT = f"INSERT INTO entry VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - nothing but question marks
+
+
+def _values(entry: Entry) -> tuple[Any, ...]:
+    return tuple(getattr(entry, name) for name in COLUMNS)
 
 
 def _compact(entry: Entry) -> dict[str, object]:
-    return {key: value for key, value in asdict(entry).items() if value not in ("", 0, None, False)}
+    return {key: value for key, value in zip(COLUMNS, _values(entry), strict=True) if value not in ("", 0, None, False)}

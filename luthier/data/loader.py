@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from luthier.data.pack import Batch, Example, Layout, lay_out, plan
+from luthier.data.store import tokens_of
 
 Place = tuple[int, int]
 """Epoch, and rows of it that are done."""
@@ -81,12 +83,12 @@ class Loader:
     @property
     def tokens_per_step(self) -> float:
         """Mean tokens of a full step."""
-        return self.batch_size * sum(example.tokens for example in self.examples) / max(len(self.examples), 1)
+        return self.batch_size * sum(tokens_of(self.examples)) / max(len(self.examples), 1)
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> NDArray[np.int64]:
         """The permutation of one epoch."""
         generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-        return [int(i) for i in generator.permutation(len(self.examples))]
+        return generator.permutation(len(self.examples))
 
     def picks(self, *, epoch: int = 0, position: int = 0) -> Iterator[tuple[list[Example], Place, Place]]:
         """The rows of each step without end, with the place before and after them."""

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from luthier.data.clean.base import said
 from luthier.data.clean.near import Index
 from luthier.data.conversation import Content, Conversation, Labelled, Preference, Task, Text
 from luthier.data.language import language
-from luthier.data.ledger import Side
 
 Together = Literal["near-duplicates", "conversations"]
 Strata = Literal["source", "language", "label"]
@@ -23,39 +25,39 @@ FEW = 5
 """Rows of a kind below which it is no stratum of its own."""
 
 
-def sides(
-    identities: Sequence[str], *, held_out: float, seed: int = 0, strata: Sequence[str] | None = None
-) -> list[Side]:
-    """The side of each row. Equal identities share a side.
+def held_out(
+    identities: Iterable[str], *, share: float, seed: int = 0, strata: Sequence[str] | None = None
+) -> NDArray[np.bool_]:
+    """Whether each row is held out. Equal identities share a side.
 
-    A row is held out when a hash of its identity, read as a fraction of 1, is below `held_out`; from 1 on that is a
+    A row is held out when a hash of its identity, read as a fraction of 1, is below `share`; from 1 on that is a
     number of rows, those of lowest hash. Where a share takes no row or every row of a small set, the one with the
     lowest (highest) hash is moved, so that both sides exist. With `strata` this is done in each of them.
     """
     purpose = "" if seed == 0 else f"{seed}:"
-    places = [place(identity, purpose) for identity in identities]
-    result: list[Side] = ["train"] * len(places)
-    kinds = list(strata) if strata is not None else [""] * len(places)
-    share = held_out if held_out < 1 else held_out / max(len(places), 1)
-    for kind in dict.fromkeys(kinds):
-        inside = [number for number, own in enumerate(kinds) if own == kind]
-        few = round(share * len(inside)) if held_out >= 1 else None
-        chosen = _chosen([places[number] for number in inside], share, few)
-        for number in inside:
-            if places[number] in chosen:
-                result[number] = "held_out"
-    return result
+    places = np.fromiter((place(identity, purpose) for identity in identities), dtype=np.float64)
+    count = round(share) if share >= 1 else None
+    share = share / max(len(places), 1) if share >= 1 else share
+    if strata is None:
+        return _chosen(places, share, count)
+    chosen, kinds = np.zeros(len(places), dtype=bool), np.asarray(strata, dtype=object)
+    for kind in dict.fromkeys(strata):
+        inside = kinds == kind
+        chosen[inside] = _chosen(places[inside], share, None if count is None else round(share * int(inside.sum())))
+    return chosen
 
 
-def _chosen(places: Sequence[float], share: float, count: int | None) -> set[float]:
-    """The places that are held out: those below a share, or of so many rows."""
-    distinct = set(places)
+def _chosen(places: NDArray[np.float64], share: float, count: int | None) -> NDArray[np.bool_]:
+    """Which places are held out: those below a share, or of so many rows."""
+    distinct = np.unique(places)
     if share == 0 or len(distinct) < 2:
-        return set()
+        return np.zeros(len(places), dtype=bool)
     if count is not None:
-        return set(sorted(places)[: min(count, len(places) - 1)]) - {max(distinct)}
-    chosen = {one for one in distinct if one < share} or {min(distinct)}
-    return chosen - {max(distinct)} if chosen == distinct else chosen
+        last = np.sort(places)[min(count, len(places) - 1) - 1] if count else -1.0
+        chosen: NDArray[np.bool_] = (places <= last) & (places < distinct[-1])
+        return chosen
+    chosen = places < min(share, distinct[-1])
+    return chosen if chosen.any() else places == distinct[0]
 
 
 def place(identity: str, purpose: str = "") -> float:

@@ -77,7 +77,7 @@ def measure(
     return results
 
 
-def rows_of(file: str, renderer: Renderer) -> tuple[list[Example], list[str]]:
+def rows_of(file: str, renderer: Renderer) -> tuple[Sequence[Example], list[str]]:
     """The rendered rows of one file, conversations and plain texts alike, and the rows that could not be used."""
     config = DataConfig(train=[SourceConfig(path=file)], held_out=0.0, max_length=UNLIMITED_TOKENS)
     data = DataProcessor().prepare(
@@ -85,7 +85,7 @@ def rows_of(file: str, renderer: Renderer) -> tuple[list[Example], list[str]]:
         renderer,
         _Anything(),
     )
-    dropped = [f"{e.file}:{e.line}: {e.detail}" for e in data.ledger.entries if e.outcome == "dropped"]
+    dropped = [f"{e.file}:{e.line}: {e.detail}" for e in data.ledger.of("dropped")]
     return data.train, dropped
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,8 +33,8 @@ def scratch_database(*tables: str) -> sqlite3.Connection:
     return database
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file atomically.
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Replace a text file atomically; the text may come in pieces.
 
     Raises:
         StorageError: the disk refused; the old file is intact.
@@ -44,7 +44,7 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
+                file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

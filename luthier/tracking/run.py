@@ -14,7 +14,11 @@ from luthier.errors import OutputError
 from luthier.system.files import write_text
 
 RUN, LOCK = "run.json", ".lock"
-FREE_KEYS = ("output", "evaluate", "parallel", "train.evaluate_every", "train.save_every")
+Files = Mapping[str, str | Iterable[str]]
+"""Names of files and their texts, whole or in pieces."""
+FREE_KEYS = (
+    "output", "evaluate", "parallel", "train.evaluate_every", "train.save_every", "data.workers", "data.cache",
+)  # fmt: skip
 """Keys that may differ when a run goes on: they change neither weights nor order."""
 
 
@@ -120,7 +124,7 @@ class RunFolder:
                 pass
             yield
 
-    def start(self, config: Mapping[str, Any], data: str, files: Mapping[str, str], *, restart: bool) -> None:
+    def start(self, config: Mapping[str, Any], data: str, files: Files, *, restart: bool) -> None:
         """Write what the run is; `restart` removes what an earlier run left.
 
         run.json stands first, and goes last: killed at any moment, the folder is still one of ours, or empty.
@@ -139,7 +143,7 @@ class RunFolder:
         """Whether `start` came to its end."""
         return self.record() is not None and all((self.path / name).is_file() for name in files)
 
-    def change(self, config: Mapping[str, Any], data: str, changes: Sequence[str], files: Mapping[str, str]) -> None:
+    def change(self, config: Mapping[str, Any], data: str, changes: Sequence[str], files: Files) -> None:
         """Go on under another setting, which is written down."""
         record = self.record() or {}
         for name, text in files.items():

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Literal, cast
 
 from luthier.adapters.base import Adapter
@@ -18,10 +19,13 @@ from luthier.data.conversation import ROLES, Message, conversations
 from luthier.data.pack import Example, Layout
 from luthier.data.processor import Prepared
 from luthier.data.render import Renderer, Tokens
+from luthier.data.store import identities_of, longest_of
 from luthier.errors import CheckFailed
 from luthier.objectives.base import Objective
 
 Level = Literal["error", "warning", "note"]
+CHECKED = 200_000
+"""Most rows that are looked at."""
 SHOWN = 5
 """Rows named per finding."""
 PARITY = 500
@@ -84,10 +88,10 @@ class Ready:
 
 def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: Adapter) -> Report:
     """Everything that can be seen without the model's weights."""
-    examples = [*data.train, *data.held_out]
+    examples = looked_at(data)
     findings = [
         *_bad_rows(config, data),
-        *_over_length(config, examples),
+        *_over_length(config, data),
         *_leaks(data),
         *_each("double-bos", examples, lambda e: _double_bos(e, renderer)),
         *_vocabulary(examples, renderer),
@@ -96,19 +100,39 @@ def check_data(config: RunConfig, data: Prepared, renderer: Renderer, adapter: A
     if (reason := adapter.refusal(config)) is not None:
         findings.append(Finding("error", "adapter", f"{adapter.type}: {reason}"))
     if cast(Objective, config.objective).learns_turns:
-        cut = {(e.file, e.line, e.content_id) for e in data.ledger.entries if e.outcome in ("truncated", "split")}
+        cut = {(e.file, e.line, e.content_id) for e in data.ledger.of("truncated", "split")}
 
         def was_cut(e: Example) -> bool:
             return (e.origin.file, e.origin.line, e.content_id) in cut
 
         findings += _each("mask", examples, lambda e: _mask(e, renderer, cut=was_cut(e)))
         findings += _each("end-of-turn", examples, lambda e: _end_of_turn(e, renderer, cut=was_cut(e)))
-        asked = [e for e in examples[:: max(1, -(-len(examples) // PARITY))] if not was_cut(e)]
+        every = max(1, -(-(len(data.train) + len(data.held_out)) // PARITY))
+        asked = [e for e in islice(examples, 0, None, every) if not was_cut(e)]
         findings += _each("prompt", asked, lambda e: _prompt(e, renderer))
         findings += _stop_tokens(examples, renderer)
+    if (count := len(data.train) + len(data.held_out)) > CHECKED:
+        findings.append(
+            Finding("note", "rows", f"of {count:,} rows {CHECKED:,}, evenly spread, were looked at closely")
+        )
     if not data.held_out:
         findings.append(Finding("note", "held-out", "no held-out rows (data.held_out), so nothing will be measured"))
     return Report(findings, [sample(example, renderer) for example in data.train[:2]])
+
+
+def looked_at(data: Prepared) -> Iterable[Example]:
+    """All rows, or so many of them, evenly spread; they can be gone through again."""
+    return _Spread(data, max(1, -(-(len(data.train) + len(data.held_out)) // CHECKED)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    data: Prepared
+    step: int
+
+    def __iter__(self) -> Iterator[Example]:
+        for rows in (self.data.train, self.data.held_out):
+            yield from (rows[place] for place in range(0, len(rows), self.step))
 
 
 def sample(example: Example, renderer: Renderer) -> Sample:
@@ -133,7 +157,7 @@ def _spans(tokens: Tokens) -> Iterator[tuple[list[int], bool]]:
 # ---- the rows ----------------------------------------------------------------------------------------------------
 
 
-def _each(name: str, examples: Sequence[Example], fault: Callable[[Example], str | None]) -> list[Finding]:
+def _each(name: str, examples: Iterable[Example], fault: Callable[[Example], str | None]) -> list[Finding]:
     """One error that names the rows in which `fault` finds something."""
     faults = [(example.origin, found) for example in examples if (found := fault(example))]
     if not faults:
@@ -150,10 +174,9 @@ def named(rows: Sequence[str]) -> str:
 def _bad_rows(config: RunConfig, data: Prepared) -> Iterable[Finding]:
     """Rows that could not be used, grouped by reason."""
     by_reason: dict[tuple[str, bool], list[str]] = {}
-    for entry in data.ledger.entries:
-        if entry.outcome == "dropped":
-            rows = by_reason.setdefault((entry.reason, entry.cleaned), [])
-            rows.append(f"{entry.file}:{entry.line}: {entry.detail}")
+    for entry in data.ledger.of("dropped"):
+        rows = by_reason.setdefault((entry.reason, entry.cleaned), [])
+        rows.append(f"{entry.file}:{entry.line}: {entry.detail}")
     for (reason, cleaned), rows in by_reason.items():
         if cleaned:
             yield Finding("note", reason, f"{len(rows)} rows were left out as the config says: {named(rows)}")
@@ -164,24 +187,30 @@ def _bad_rows(config: RunConfig, data: Prepared) -> Iterable[Finding]:
         yield Finding(level, reason, f"{len(rows)} rows cannot be used: {named(rows)}{hint}")
 
 
-def _over_length(config: RunConfig, examples: Sequence[Example]) -> Iterable[Finding]:
+def _over_length(config: RunConfig, data: Prepared) -> Iterable[Finding]:
     limit = config.data.max_length
-    long = [(e.origin, max(len(t) for t in e.sequences)) for e in examples if any(len(t) > limit for t in e.sequences)]
+    long = [
+        (rows[place].origin, length)
+        for rows in (data.train, data.held_out)
+        for place, length in enumerate(longest_of(rows))
+        if length > limit
+    ]
     if long:
-        rows = named([f"{origin}: {length} tokens" for origin, length in long])
+        shown = named([f"{origin}: {length} tokens" for origin, length in long])
         longest = max(length for _, length in long)
         yield Finding(
             "error",
             "over-length",
-            f"{len(long)} rows are longer than data.max_length={limit}: {rows}; raise it (the longest has {longest}), "
+            f"{len(long)} rows are longer than data.max_length={limit}: {shown}; raise it (the longest has {longest}), "
             "or choose data.over_length=drop, truncate or split",
         )
 
 
 def _leaks(data: Prepared) -> Iterable[Finding]:
     """Held-out rows that are trained on would make every evaluation a lie."""
-    trained = {example.content_id: example.origin for example in data.train}
-    leaked = [f"{e.origin} is also {trained[e.content_id]}" for e in data.held_out if e.content_id in trained]
+    held = dict(identities_of(data.held_out))
+    trained = {identity: origin for identity, origin in identities_of(data.train) if identity in held} if held else {}
+    leaked = [f"{held[identity]} is also {origin}" for identity, origin in trained.items()]
     if leaked:
         yield Finding("error", "held-out", f"{len(leaked)} held-out rows are also in training: {named(leaked)}")
 
@@ -305,7 +334,7 @@ def _prompt(example: Example, renderer: Renderer) -> str | None:
     return None
 
 
-def _stop_tokens(examples: Sequence[Example], renderer: Renderer) -> Iterable[Finding]:
+def _stop_tokens(examples: Iterable[Example], renderer: Renderer) -> Iterable[Finding]:
     """A token that ends turns in training but does not stop generation: good in training, endless in serving."""
     ends = {ids[-1] for e in examples for t in e.sequences for ids, on in _spans(t) if on}
     strange = sorted(ends - renderer.stop_ids)
@@ -319,7 +348,7 @@ def _stop_tokens(examples: Sequence[Example], renderer: Renderer) -> Iterable[Fi
         yield Finding("warning", "stop-token", message)
 
 
-def _vocabulary(examples: Sequence[Example], renderer: Renderer) -> Iterable[Finding]:
+def _vocabulary(examples: Iterable[Example], renderer: Renderer) -> Iterable[Finding]:
     tokenizer = renderer.tokenizer
     marked = [
         str(e.origin)

@@ -15,6 +15,7 @@ from itertools import chain, islice
 
 from luthier.data.loader import Loader
 from luthier.data.pack import Example, plan
+from luthier.data.store import extreme
 from luthier.errors import OutOfMemory
 from luthier.kernels.logprobs import CHUNK_POSITIONS
 from luthier.objectives.online import Online
@@ -99,7 +100,7 @@ def choose(loader: Loader, *, steps: int) -> Chosen:
             break
     possible = list(looked)
     if steps > len(looked):
-        longest = max(loader.examples, key=loader.layout.size)
+        longest = max(extreme(loader.examples, longest=True), key=loader.layout.size)
         possible.append(_groups(loader, [longest, *next(loader.picks())[0][1:]]))
     largest = max(possible, key=lambda groups: _tokens(loader, groups[0]))
     tokens = [sum(_tokens(loader, group) for group in groups) for groups in looked]
@@ -133,7 +134,7 @@ def _tokens(loader: Loader, group: Sequence[Example]) -> int:
 def _small(loader: Loader, tokens: float) -> list[Example]:
     """Short rows, at least one, that make one micro-batch of about so many tokens."""
     chosen: list[Example] = []
-    for row in sorted(loader.examples, key=loader.layout.size)[: loader.layout.rows]:
+    for row in sorted(extreme(loader.examples, longest=False), key=loader.layout.size)[: loader.layout.rows]:
         if chosen and _tokens(loader, [*chosen, row]) > tokens:
             break
         chosen.append(row)

@@ -19,10 +19,11 @@ from luthier.adapters.base import trainable
 from luthier.data.pack import Batch, Example, Layout, lay_out
 from luthier.data.processor import Prepared
 from luthier.data.render import Tokens
+from luthier.data.store import extreme, longest_of
 from luthier.models.load import packs
 from luthier.models.output import Forward, Output, autocast, has_virtual_tokens
 from luthier.system.hardware import MemoryLimit, free_memory, is_out_of_memory
-from luthier.train.check import Finding, named
+from luthier.train.check import Finding, looked_at, named
 from luthier.train.state import random_state
 
 ROWS = 2
@@ -43,10 +44,12 @@ def check_model(
     places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = None if places is None else places - virtual_tokens - answer_tokens
     strange, long = [], []
-    for example in [*data.train, *data.held_out]:
-        largest, longest = max(int(t.ids.max()) for t in example.sequences), max(len(t) for t in example.sequences)
+    for example in looked_at(data):
+        largest = max(int(t.ids.max()) for t in example.sequences)
         strange += [f"{example.origin}: token id {largest}"] if largest >= rows else []
-        long += [f"{example.origin}: {longest} tokens"] if room is not None and longest > room else []
+    for side in (data.train, data.held_out):
+        over = ((place, length) for place, length in enumerate(longest_of(side)) if room is not None and length > room)
+        long += [f"{side[place].origin}: {length} tokens" for place, length in over]
     findings = []
     if strange:
         message = f"the model embeds {rows} token ids, the data holds others; tokenizer and model do not match: "
@@ -100,7 +103,7 @@ def _packing(model: Any, forward: Forward, examples: Sequence[Example], layout: 
 
     The neighbours are of one length, so that the arithmetic is the same too, in whatever precision.
     """
-    row = min(examples, key=lambda e: e.tokens)
+    row = min(extreme(examples, longest=False), key=lambda e: e.tokens)
     rows = model.get_input_embeddings().weight.shape[0]
     others = tuple(Tokens((t.ids + 1) % rows, t.weights) for t in row.sequences)
     results = []
@@ -220,7 +223,7 @@ def _norms(model: Any, total: Tensor) -> dict[str, float]:
 
 def _rows(examples: Sequence[Example]) -> list[Example]:
     """The shortest rows, each cut to a window; of prompts without a supervised token everything counts."""
-    shortest = sorted(examples, key=lambda e: e.tokens)[:ROWS]
+    shortest = sorted(extreme(examples, longest=False), key=lambda e: e.tokens)[:ROWS]
     return [replace(row, sequences=tuple(map(_window, row.sequences)), columns={}) for row in shortest]
 
 

@@ -10,10 +10,9 @@ import yaml
 
 from luthier.config import SourceConfig, parse_config
 from luthier.data.formats.columns import mapping
-from luthier.data.ledger import Ledger
-from luthier.data.processor import DataProcessor
 from luthier.data.recognise import Reading
 from luthier.errors import AmbiguousFormat, DataError
+from tests.data.reading import contents
 
 
 @pytest.mark.parametrize(
@@ -56,14 +55,14 @@ def read(folder: Path, content: str, **settings: Any) -> tuple[list[Any], Readin
     path.write_text(content, encoding="utf-8")
     readings: list[Reading] = []
     source = SourceConfig(path=str(path), **settings)
-    return DataProcessor().read([source], Ledger(), readings), readings[0]
+    return contents([source], readings=readings), readings[0]
 
 
 def test_a_table_is_read_and_its_columns_are_said(tmp_path: Path) -> None:
     rows, _ = read(tmp_path, "nr;Frage;Antwort\n1;Wie?;So.\n", columns={"prompt": "Frage", "completion": "Antwort"})
-    assert [m.content for m in rows[0].content.messages] == ["Wie?", "So."]
+    assert [m.content for m in rows[0].messages] == ["Wie?", "So."]
     rows, reading = read(tmp_path, "id;Question;Answer\n1;How?;So.\n2;Why?;Thus.\n")
-    assert [m.content for m in rows[1].content.messages] == ["Why?", "Thus."]
+    assert [m.content for m in rows[1].messages] == ["Why?", "Thus."]
     assert str(reading).endswith(
         "rows.csv: 2 rows, format prompt-completion (recognised; semicolons between columns; "
         "prompt is 'Question', completion is 'Answer')"
@@ -75,5 +74,5 @@ def test_columns_that_say_nothing_are_refused(tmp_path: Path) -> None:
         read(tmp_path, "symptom,diagnosis\na,b\n")
     with pytest.raises(AmbiguousFormat, match="is 'label' to be answered"):
         read(tmp_path, "text,label\na,b\n")
-    assert read(tmp_path, "text,label\na,b\n", format="text")[0][0].content.text == "a"
+    assert read(tmp_path, "text,label\na,b\n", format="text")[0][0].text == "a"
     assert len(read(tmp_path, "text,label\na,b\n", columns={"text": "text"})[0]) == 1

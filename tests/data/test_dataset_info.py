@@ -10,9 +10,9 @@ import pytest
 
 from luthier.config import SourceConfig
 from luthier.data.ledger import Ledger
-from luthier.data.processor import DataProcessor
 from luthier.data.sources import resolved
 from luthier.errors import DataError
+from tests.data.reading import contents
 
 TURNS = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
 TAGS = {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "it", "function_tag": "calls"}
@@ -48,11 +48,11 @@ def info(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", SETS)
 def test_every_kind_of_set(info: Path, name: str) -> None:
     ledger, readings = Ledger(), []
-    rows = DataProcessor().read([SourceConfig(path=str(info), name=name, limit=2)], ledger, readings)  # type: ignore[arg-type]
+    rows = contents([SourceConfig(path=str(info), name=name, limit=2)], ledger, readings)  # type: ignore[arg-type]
     assert len(rows) == 2 == ledger.rows_read, ledger.reasons()
     assert readings[0].format == SETS[name][2]
     if name == "tagged":
-        turns = rows[0].content.messages  # type: ignore[union-attr]
+        turns = rows[0].messages  # type: ignore[union-attr]
         assert [(turn.role, turn.content, len(turn.tool_calls)) for turn in turns] == [
             ("user", "Q", 0), ("assistant", "", 1), ("assistant", "A", 0)
         ]  # fmt: skip
@@ -66,8 +66,8 @@ def test_an_answer_that_is_a_list_stays_text(tmp_path: Path) -> None:
         {"conversations": "talk", "system": "system"},
         {"role": "who", "content": "says", "user": "me", "assistant": "it"},
     )
-    rows = DataProcessor().read([SourceConfig(path=str(path), columns=columns, turns=turns)], Ledger(), [])
-    assert [turn.content for turn in rows[0].content.messages] == ['[{"a": 1}]', "Q", "A"]  # type: ignore[union-attr]
+    rows = contents([SourceConfig(path=str(path), columns=columns, turns=turns)])
+    assert [turn.content for turn in rows[0].messages] == ['[{"a": 1}]', "Q", "A"]  # type: ignore[union-attr]
 
 
 def test_a_set_on_the_hub(info: Path) -> None:

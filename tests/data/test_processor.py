@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from luthier.config import DataConfig, SourceConfig
 from luthier.data.conversation import Conversation
-from luthier.data.processor import DataProcessor, Prepared, fit
+from luthier.data.making import fit
+from luthier.data.processor import DataProcessor, Prepared
 from luthier.data.render import Renderer, Tokens
 from luthier.errors import AmbiguousFormat, DataError, RowError
 from luthier.objectives.pretrain import Pretrain
@@ -157,7 +158,7 @@ def test_over_long_rows(
     assert len(whole) > 3 * 64  # passes, for the check before training to refuse
     data = prepare(path, over_length=over_length, max_length=64)
     assert lines(data.train) == kept
-    entry = data.ledger.entries[1]
+    entry = list(data.ledger.entries)[1]
     assert (entry.line, entry.outcome) == (2, outcome)
     if outcome == "truncated":
         assert entry.detail.startswith(f"{len(whole) - 64} of {len(whole)} tokens were left out, ")
@@ -178,7 +179,7 @@ def test_over_long_rows(
 @pytest.mark.parametrize(("over_length", "reason"), [("drop", "over-length"), ("truncate", "no-supervised-token")])
 def test_a_question_too_long_for_its_answer(prepare: Any, write_rows: Write, over_length: str, reason: str) -> None:
     data = prepare(write_rows([chat_rows(1)[0], ASKED_LONG]), over_length=over_length, max_length=64)
-    entry = data.ledger.entries[1]
+    entry = list(data.ledger.entries)[1]
     assert (entry.outcome, entry.reason, entry.line) == ("dropped", reason, 2)
     assert "64" in entry.detail
     assert prepare(write_rows([ASKED_LONG]), over_length="split", max_length=64).train[0].supervised > 0
@@ -235,7 +236,10 @@ def test_no_row_left(prepare: Any, write_rows: Write) -> None:
 def test_a_row_that_goes_missing_is_told(write_rows: Write, tokenizer: Any) -> None:
     class Forgetful(DataProcessor):
         def read(self, *arguments: Any, **options: Any) -> Any:
-            return super().read(*arguments, **options)[1:]
+            rows = super().read(*arguments, **options)
+            rows.table.execute("DELETE FROM row WHERE place = 3")
+            rows.count -= 1
+            return rows
 
     config = DataConfig(train=[SourceConfig(path=str(write_rows(chat_rows(4))))], held_out=0.0)
     with pytest.raises(DataError, match="does not add up: 4 read, 3 accounted for"):

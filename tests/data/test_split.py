@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from luthier.data.conversation import Content, Conversation, Message, Preference, Text
-from luthier.data.split import identities, sides, strata
+from luthier.data.split import held_out as apart
+from luthier.data.split import identities, strata
+
+
+def sides(rows: Sequence[str], *, held_out: float, **own: Any) -> list[str]:
+    """The side of each row."""
+    return ["held_out" if one else "train" for one in apart(rows, share=held_out, **own)]
+
 
 SETTINGS = settings(deadline=None, max_examples=80)
 MANY = [Text(f"row {i}").content_id for i in range(5000)]

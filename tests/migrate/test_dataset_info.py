@@ -12,8 +12,8 @@ import pytest
 from luthier.config import SourceConfig
 from luthier.data.conversation import Conversation, Labelled, Preference, Text
 from luthier.data.ledger import Ledger
-from luthier.data.processor import DataProcessor
 from luthier.migrate.tools import Translation
+from tests.data.reading import contents
 
 Make = Callable[..., Translation]
 
@@ -22,9 +22,9 @@ def read(found: Translation) -> list[Any]:
     """The contents of the training rows, as a run reads them."""
     ledger = Ledger()
     sources = [SourceConfig.model_validate(source) for source in found.tree["data"]["train"]]
-    rows = DataProcessor().read(sources, ledger, [])
+    rows = contents(sources, ledger)
     assert len(rows) == ledger.rows_read, ledger.reasons()
-    return [row.content for row in rows]
+    return rows
 
 
 def said(content: Conversation) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -80,7 +81,7 @@ class Index:
         )
         self.alike = (
             "SELECT name, shingles FROM text WHERE id IN "
-            f"(SELECT id FROM band WHERE key IN ({', '.join('?' * self.bands)})) ORDER BY id"
+            "(SELECT id FROM band WHERE key IN (SELECT value FROM json_each(?))) ORDER BY id"
         )
 
     def sketches(self, texts: Sequence[str]) -> list[Sketch]:
@@ -101,7 +102,7 @@ class Index:
 
     def match(self, text: Sketch) -> tuple[float, str | None]:
         """How alike the most similar text is, and its name; None where none is alike enough."""
-        near = self.kept.execute(self.alike, text.bands) if text.bands else ()
+        near = self.kept.execute(self.alike, (json.dumps(text.bands),)) if text.bands else ()
         share, name = 0.0, None
         for other, blob in near:
             own = jaccard(text.shingles, np.frombuffer(blob, dtype=np.uint64))

@@ -1,0 +1,21 @@
+"""What a processor reads from sources, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luthier.config import SourceConfig
+from luthier.data.conversation import Content
+from luthier.data.ledger import Ledger
+from luthier.data.processor import DataProcessor
+from luthier.data.recognise import Reading
+from luthier.data.store import Store
+
+
+def contents(
+    sources: Sequence[SourceConfig], ledger: Ledger | None = None, readings: list[Reading] | None = None
+) -> list[Content]:
+    """What each usable row says."""
+    store = Store()
+    rows = DataProcessor().read(sources, store, ledger or Ledger(), [] if readings is None else readings)
+    return [store.content(row.id, row.origin) for row in rows]
