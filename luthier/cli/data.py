@@ -96,12 +96,11 @@ def _rendered(format: str, rows: Iterable[Any], model: str) -> None:
     """Print rows as the model sees them."""
     from luthier.cli import show as shown
     from luthier.config import ModelConfig
-    from luthier.data.conversation import Task, Text, conversations
     from luthier.data.formats.base import read
-    from luthier.data.render import Tokens
+    from luthier.data.mask import explained, sequences
     from luthier.errors import RowError
     from luthier.models.load import ModelLoader
-    from luthier.train.check import Sample, pieces
+    from luthier.train.check import Sample
 
     rows = list(rows)
     if not rows:
@@ -109,16 +108,12 @@ def _rendered(format: str, rows: Iterable[Any], model: str) -> None:
     renderer = ModelLoader().renderer(ModelConfig(path=model))
     for row in rows:
         try:
-            content = read(format, row)
-            if isinstance(content, Text):
-                sequences = [renderer.whole(content)]
-            elif not isinstance(content, Task):
-                sequences = [tokens for talk in conversations(content) for tokens in renderer.conversation(talk)]
-            else:
-                sequences = [Tokens.unsupervised(renderer.prompt(content.asked.messages, content.asked.tools))]
+            found = sequences(read(format, row), renderer)
         except RowError as error:
             shown.console.print(f"{row.origin}: cannot be used: {error.detail} ({error.reason})", markup=False)
             continue
-        for number, tokens in enumerate(sequences, 1):
-            part = f" (sequence {number} of {len(sequences)})" if len(sequences) > 1 else ""
-            shown.rendered(Sample(f"{row.origin}{part}", pieces(tokens, renderer)))
+        for number, (rendered, talk) in enumerate(found, 1):
+            part = f" (sequence {number} of {len(found)})" if len(found) > 1 else ""
+            why = explained(rendered, talk, renderer)
+            pieces = [(text, not reason) for text, reason in why.pieces]
+            shown.rendered(Sample(f"{row.origin}{part}", pieces, [reason for _, reason in why.pieces], why.left_out))

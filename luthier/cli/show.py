@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False, soft_wrap=True)
 TRAINED = "bold green"
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 COLOURS = {"warning": "yellow", "note": "cyan"}
 
 
@@ -33,15 +34,24 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 def rendered(sample: Sample) -> None:
-    """Print one row as the model sees it: what is trained in colour, or between marks where there is none."""
+    """Print one row as the model sees it: what is trained in colour, or between marks where there is none.
+
+    Where the reasons for what is not trained are known, they stand below, under the numbers that stand before it.
+    """
     console.print(
         Text(f"{sample.where}", style="bold"), Text("(trained tokens in green)" if console.color_system else "")
     )
-    text = Text()
-    for piece, trained in sample.pieces:
+    text, numbers = Text(), {reason: n for n, reason in enumerate(dict.fromkeys(filter(None, sample.reasons)), 1)}
+    for place, (piece, trained) in enumerate(sample.pieces):
+        if numbers and not trained:
+            text.append(str(numbers[sample.reasons[place]]).translate(RAISED), style=COLOURS["note"])
         shown = piece if console.color_system or not trained else f"⟦{piece}⟧"
         text.append(shown, style=TRAINED if trained else "dim")
     console.print(text)
+    for reason, number in numbers.items():
+        console.print(Text.assemble((f"  {str(number).translate(RAISED)} ", COLOURS["note"]), (reason, "dim")))
+    for name in sample.left_out:
+        console.print(Text.assemble(("  - ", COLOURS["note"]), (f"not written by the chat template: {name}", "dim")))
     console.print()
 
 

@@ -57,6 +57,14 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Rendered:
+    """One sequence of a conversation, and the message whose answer it ends with."""
+
+    tokens: Tokens
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Turn:
     """One assistant turn as serving sees it: the prompt's ids, the answer's ids (end token included), its weight."""
 
@@ -89,7 +97,7 @@ class Renderer:
 
     def prompt_text(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The text that makes the model answer these messages."""
-        return self._template(messages, tools, answer_next=True)
+        return self.template(messages, tools, answer_next=True)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """The ids that make the model answer these messages."""
@@ -109,20 +117,26 @@ class Renderer:
                 `drops-answer`, `drops-tools`, `control-token`, `empty-answer`, `no-supervised-token`.
             TemplateError: the template marks other tokens as generated than those the model must say.
         """
+        return [rendered.tokens for rendered in self.rendered(conversation)]
+
+    def rendered(self, conversation: Conversation) -> list[Rendered]:
+        """The same sequences, each with the message that it ends with; raises as `conversation` does."""
         trained = [i for i, m in enumerate(conversation.messages) if m.role == "assistant" and m.weight > 0]
         if not trained:
             raise RowError("", "no-supervised-token", "no assistant message is to be learnt (all have train: false)")
         self._require_tools_written(conversation)
-        sequences: list[tuple[list[int], NDArray[np.float32]]] = []
+        sequences: list[tuple[list[int], NDArray[np.float32], int]] = []
         for index in reversed(trained):
             turn = self._turn(conversation, index)
             ids = turn.prompt + turn.answer
             home = next((s for s in sequences if s[0][: len(ids)] == ids), None)
             if home is None:
-                home = (ids, np.zeros(len(ids), dtype=np.float32))
+                home = (ids, np.zeros(len(ids), dtype=np.float32), index)
                 sequences.append(home)
             home[1][max(1, len(turn.prompt)) : len(ids)] = turn.weight
-        return [Tokens(np.asarray(ids, dtype=np.int32), weights) for ids, weights in reversed(sequences)]
+        return [
+            Rendered(Tokens(np.asarray(ids, np.int32), weights), last) for ids, weights, last in reversed(sequences)
+        ]
 
     def whole(self, content: Conversation | Text) -> Tokens:
         """A text (or a conversation as its template writes it) with every token supervised, and one end token."""
@@ -131,7 +145,7 @@ class Renderer:
             ids = list(self.tokenizer(content.text)["input_ids"])
             closed = ids[-1:] == [eos]
         else:
-            text = self._template(content.messages, content.tools, answer_next=False)
+            text = self.template(content.messages, content.tools, answer_next=False)
             ids, closed = self.encode(text), text.rstrip().endswith(self.control)
         if bos is not None and ids[:2] == [bos, bos]:
             del ids[0]  # the text begins with the token that the tokenizer adds
@@ -149,7 +163,7 @@ class Renderer:
         That is the last one that is not the padding token: transformers reads its sequence classifiers there.
         """
         ids = np.asarray(
-            self.encode(self._template(conversation.messages, conversation.tools, answer_next=False)), dtype=np.int32
+            self.encode(self.template(conversation.messages, conversation.tools, answer_next=False)), dtype=np.int32
         )
         weights = np.zeros(len(ids), dtype=np.float32)
         padding = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
@@ -162,8 +176,8 @@ class Renderer:
         before, message = conversation.messages[:index], conversation.messages[index]
         self._require_no_control(message)
         pieces = self._said(message)
-        prompt = self._template(before, conversation.tools, answer_next=True)
-        told = self._template(conversation.messages[: index + 1], conversation.tools, answer_next=False)
+        prompt = self.template(before, conversation.tools, answer_next=True)
+        told = self.template(conversation.messages[: index + 1], conversation.tools, answer_next=False)
         border = None if told.startswith(prompt) else self._border(prompt, before, conversation.tools)
         if border is None:
             answer = told[len(prompt) :]
@@ -185,7 +199,7 @@ class Renderer:
         prompt, but no longer in front of an answer. The border between question and answer is the same in both.
         """
         asked = before[-1].content.strip()
-        place = self._template(before, tools, answer_next=False).rfind(asked)  # not in the generation prompt
+        place = self.template(before, tools, answer_next=False).rfind(asked)  # not in the generation prompt
         return prompt[place:] if asked and prompt[max(place, 0) :].startswith(asked) else ""
 
     def _reopened(self, prompt: str, told: str, message: Message) -> str:
@@ -279,7 +293,7 @@ class Renderer:
         # Under names that nothing else has: the calls hold the real ones too.
         names = {f"tool_{place}_of_the_list": tool["function"] for place, tool in enumerate(conversation.tools)}
         renamed = [{"type": "function", "function": {**function, "name": name}} for name, function in names.items()]
-        text = self._template(conversation.messages, renamed, answer_next=False)
+        text = self.template(conversation.messages, renamed, answer_next=False)
         missing = [function.get("name") for name, function in names.items() if name not in text]
         if missing:
             detail = f"the chat template does not write the tool {missing[0]!r}; use a template that knows tools"
@@ -332,7 +346,8 @@ class Renderer:
             start, _ = stretches.pop()
         return text[start:last]
 
-    def _template(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, answer_next: bool) -> str:
+    def template(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, answer_next: bool) -> str:
+        """What the chat template makes of these messages; with `answer_next`, as serving feeds it. Raises RowError."""
         self._source(tools)  # no template at all is not this row's fault
         if not messages:
             raise RowError("", "template", "the first message is the assistant's, so serving feeds nothing before it")

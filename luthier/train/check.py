@@ -51,10 +51,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One rendered row as pieces of text, each with whether it is trained."""
+    """One rendered row as pieces of text, each with whether it is trained.
+
+    Where it was asked for, `reasons` say of each piece why it is not (empty: it is), and `left_out` what of the row the
+    template does not write.
+    """
 
     where: str
     pieces: list[tuple[str, bool]]
+    reasons: Sequence[str] = ()
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,7 @@ def test_looking_writes_nothing(luthier: Command, tiny: Path) -> None:
     assert "ok: " in done(luthier("check", "c.yaml", "data.max_length=200"))
     shown = done(luthier("data", "show", "rows.jsonl", "--model", tiny, "--row", 3))
     assert "format messages (recognised)" in shown and "rows.jsonl:3" in shown and "<|im_end|>⟧" in shown
+    assert "³<|im_start|>assistant\n⟦" in shown and "  ³ generation prompt: what makes the model answer\n" in shown
     Path("rows.csv").write_text("id,Question,Answer\n1,Why?,So.\n2,Why?,So.\n3,How?,\n4,Why?,Why?\n")
     before.insert(0, Path("rows.csv"))
     told = " ".join(done(luthier("data", "inspect", "rows.csv", "--model", tiny)).split())
