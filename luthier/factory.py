@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from luthier.adapters.base import Adapter, count_parameters
 from luthier.assembly import Assembly, in_steps
 from luthier.config import RunConfig
+from luthier.data.ledger import ROWS
+from luthier.data.lineage import carried, fold
 from luthier.data.pack import Layout
 from luthier.data.processor import DataProcessor, DataProcessorLike, Prepared
 from luthier.data.render import Renderer
@@ -41,6 +43,7 @@ from luthier.train.fit import Fit
 from luthier.train.loop import Trainer, TrainerLike
 from luthier.train.observers.base import Observer
 from luthier.train.observers.log import Log
+from luthier.train.observers.rows import Rows
 from luthier.train.observers.save import Save
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.wrapped import settle
@@ -72,6 +75,7 @@ class Claim:
         if restart or not self.folder.started(files):
             self.folder.start(self.config, self.data, files, restart=restart)
         elif self.changes:
+            files = {**files, ROWS: carried(self.folder.path, files[ROWS])}
             self.folder.change(self.config, self.data, self.changes, files)
 
 
@@ -226,6 +230,7 @@ class Factory:
             with refused_writes_of(folder / "the tuned model"):
                 trained.save(folder)
             write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+            fold(folder)
             plot_loss(folder)
             write_report(
                 folder, f"Run {folder.name}", _sections(config, ready, metrics, trained.adapter.report(trained.model))
@@ -275,7 +280,7 @@ def _observe(
 ) -> Job:
     """The job with its observers: saving on every rank, the rest on the first."""
     save = Save(checkpoints, job.trained, every=in_steps(config.train.save_every, job.loader))
-    shown = (Log(trackers), save, *observers) if job.trained.strategy.rank == 0 else (save,)
+    shown = (Log(trackers), Rows(checkpoints.folder), save, *observers) if job.trained.strategy.rank == 0 else (save,)
     return replace(job, observers=shown)
 
 
@@ -314,7 +319,7 @@ def _files(config: RunConfig, ready: Ready) -> Files:
     return {
         "config.yaml": config.to_yaml(),
         "environment.json": json.dumps(environment(), indent=1) + "\n",
-        "rows.json": ready.data.ledger.to_json(),
+        ROWS: ready.data.ledger.to_json(),
     }
 
 

@@ -9,6 +9,7 @@ import typer
 
 from luthier.cli.clean import clean, restore
 from luthier.cli.source import FORMAT, MODEL, OPTIONS, SOURCE, source_of
+from luthier.cli.where import where
 
 if TYPE_CHECKING:
     from luthier.data.inspect import Inspection
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at data, and clean it.", no_args_is_help=True)
 app.command()(clean)
 app.command()(restore)
+app.command()(where)
 
 
 @app.callback()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from luthier.data.conversation import Origin
 from luthier.errors import DataError, RowError
 from luthier.system.files import scratch_database
 
+ROWS = "rows.json"
 Outcome = Literal["kept", "dropped", "truncated", "split"]
 Side = Literal["train", "held_out"]
 
@@ -53,16 +54,16 @@ class Ledger:
         """The row cannot be used."""
         self.record(Entry(origin.file, origin.line, side, "dropped", error.reason, error.detail, content_id))
 
-    def judge(self, origin: Origin, drop: Drop, *, side: Side, content_id: str = "") -> None:
+    def judge(self, origin: Origin, drop: Drop, *, side: Side, content_id: str = "") -> int:
         """The row is left out as the config says, or, where it is not readable, because it cannot be used."""
         entry = Entry(origin.file, origin.line, side, "dropped", drop.rule, drop.detail, content_id)
         if drop.readable:
             entry = replace(entry, cleaned=True, score=drop.score, threshold=drop.threshold)
-        self.record(entry)
+        return self.record(entry)
 
-    def record(self, entry: Entry) -> None:
-        """The row is used, whole or in part."""
-        self.kept.execute(INSERT, _values(entry))
+    def record(self, entry: Entry) -> int:
+        """The row is used, whole or in part; returns its number, from 0."""
+        return (self.kept.execute(INSERT, _values(entry)).lastrowid or 1) - 1
 
     @property
     def entries(self) -> Iterator[Entry]:
@@ -102,11 +103,23 @@ class Ledger:
 
     def to_json(self) -> Iterator[str]:
         """The ledger as `rows.json` holds it, in pieces: a summary, and one line per row."""
-        yield f'{{"summary": {json.dumps(self.summary())},\n"reasons": {json.dumps(self.reasons())},\n"rows": ['
-        for number, entry in enumerate(self.entries):
-            yield ",\n" if number else "\n"
-            yield json.dumps(_compact(entry), ensure_ascii=False)
-        yield "\n]}\n"
+        rows = map(_compact, self.entries)
+        return written({"summary": self.summary(), "reasons": self.reasons(), "rows": rows})
+
+
+def written(ledger: Mapping[str, object]) -> Iterator[str]:
+    """What `rows.json` holds as text, in pieces: a line for each row, for grep and diff."""
+    before = "{"
+    for key, value in ledger.items():
+        yield f'{before}"{key}": '
+        before = ",\n"
+        if isinstance(value, list | Iterator):
+            yield "["
+            yield from (f"{',' if number else ''}\n{json.dumps(row, ensure_ascii=False)}" for number, row in enumerate(value))
+            yield "\n]"
+        else:
+            yield json.dumps(value)
+    yield "}\n"
 
 
 COLUMNS = tuple(field.name for field in fields(Entry))

@@ -34,6 +34,8 @@ class Example:
     """Further numbers for each supervised token `[N]`, such as a reference's log-probabilities."""
     companion: Example | None = None
     """Another example of which an objective takes statistics before a step."""
+    row: int | None = None
+    """Its number in the ledger."""
 
     @property
     def tokens(self) -> int:

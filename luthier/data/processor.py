@@ -71,9 +71,9 @@ class DataProcessor:
                 wanted = (row.id if times[row.place] else None for row in group)
                 for row, rendered in zip(group, making.rendered(store, wanted), strict=True):
                     side: Side = "held_out" if held_back[row.place] else "train"
-                    _account(row, side, rendered, ledger)
+                    number = _account(row, side, rendered, ledger)
                     if rendered is not None and rendered.sequences:
-                        parts[side].add(row, rendered, times=times[row.place])
+                        parts[side].add(row, rendered, number, times=times[row.place])
         ledger.close()
         if not parts["train"]:
             why = (
@@ -111,7 +111,7 @@ class DataProcessor:
                             row = store.add(found.format, outcome.value)
                             result.add(row, origin.line, outcome.content.content_id, ", ".join(outcome.mended))
                         elif drop is not None:
-                            ledger.judge(origin, drop, side=side)
+                            ledger.judge(origin, drop, side=side, content_id=outcome.content_id)
                 count = ledger.rows_read - before
                 readings.append(found.reading(count))
                 left = None if left is None else left - count
@@ -148,15 +148,14 @@ def _times(row: ReadRow, *, held_out: bool) -> int:
     return 1 if held_out else int(row.weight) + (place(row.identity, "weight") < row.weight % 1)
 
 
-def _account(row: ReadRow, side: Side, rendered: Rendered | None, ledger: Ledger) -> None:
-    """Write down what became of a row that was read."""
+def _account(row: ReadRow, side: Side, rendered: Rendered | None, ledger: Ledger) -> int:
+    """Write down what became of a row that was read; returns its number in the ledger."""
     if rendered is None:
         drop = Drop("weight", row.weight, 1.0, f"the weight of its source, {row.weight:g}, leaves it out")
-        ledger.judge(row.origin, drop, side=side, content_id=row.identity)
-        return
+        return ledger.judge(row.origin, drop, side=side, content_id=row.identity)
     file, line = row.origin.file, row.origin.line
     entry = Entry(file, line, side, rendered.outcome, rendered.reason, rendered.detail, row.identity)
     if rendered.sequences:
         tokens = sum(map(len, rendered.sequences))
         entry = replace(entry, sequences=len(rendered.sequences), tokens=tokens, mended=row.mended)
-    ledger.record(entry)
+    return ledger.record(entry)

@@ -143,11 +143,11 @@ class Store:
         made, what = self.rows.execute("SELECT made, what FROM row WHERE id = ?", (row,)).fetchone()
         return None if made is None else Rendered(_sequences(made), *json.loads(what))
 
-    def example(self, row: int, origin: Origin) -> Example:
-        """A rendered row."""
+    def example(self, row: int, origin: Origin, number: int) -> Example:
+        """A rendered row, which has this number in the ledger."""
         said, made = self.rows.execute("SELECT said, made FROM row WHERE id = ?", (row,)).fetchone()
         content = _content(said, origin)
-        return Example(origin, content.content_id, _sequences(made), content)
+        return Example(origin, content.content_id, _sequences(made), content, row=number)
 
 
 def _content(said: str, origin: Origin) -> Content:
@@ -220,16 +220,20 @@ class Rows(Sequence[Example]):
 
     def __init__(self, store: Store, read: ReadRows) -> None:
         self.store, self.read = store, read
-        self.places, self.tokens, self.longest = array("I"), array("I"), array("I")
+        self.places, self.numbers, self.tokens, self.longest = (array("I") for _ in range(4))
         self.digest = hashlib.sha256()
 
-    def add(self, row: ReadRow, rendered: Rendered, *, times: int) -> None:
-        """One more row, so many times."""
+    def add(self, row: ReadRow, rendered: Rendered, number: int, *, times: int) -> None:
+        """One more row, which has this number in the ledger, so many times."""
         self.digest.update(self.store.key(row.id) + bytes([min(times, 255)]))
         for one in rendered.sequences:
             self.digest.update(one.ids.tobytes() + one.weights.tobytes())
         lengths = [len(one) for one in rendered.sequences]
-        for column, value in ((self.places, row.place), (self.tokens, sum(lengths)), (self.longest, max(lengths))):
+        for column, value in zip(
+            (self.places, self.numbers, self.tokens, self.longest),
+            (row.place, number, sum(lengths), max(lengths)),
+            strict=True,
+        ):
             column.extend([value] * times)
 
     def __len__(self) -> int:
@@ -243,7 +247,7 @@ class Rows(Sequence[Example]):
         if isinstance(place, slice):
             return [self[one] for one in range(*place.indices(len(self)))]
         row = self.read[self.places[place]]
-        return self.store.example(row.id, row.origin)
+        return self.store.example(row.id, row.origin, self.numbers[place])
 
     def held(self) -> Sequence[Example]:
         """The same rows in memory, where they are few."""

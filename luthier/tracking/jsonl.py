@@ -29,7 +29,7 @@ class JsonlTracker:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, object]) -> None:
         """Append one line; raises StorageError when the disk is full."""
         self._append({"step": step, **values})
 

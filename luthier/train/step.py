@@ -108,6 +108,7 @@ def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
             **({} if penalised is None else {"penalty": penalised}),
             **({"skipped": state.skipped} if state.skipped else {}),
         },
+        rows=[example.row for example in step.examples if example.row is not None],
     )
 
 

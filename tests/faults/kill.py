@@ -168,9 +168,14 @@ def steps_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """sha256 of the tensors at the top, and of every file of the last checkpoint: optimizer and random state too."""
+    """sha256 of the tensors at the top, of each step's rows, and of every file of the last checkpoint."""
     last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    files = [*folder.glob("*.safetensors"), *(path for path in last.rglob("*") if path.is_file())]
+    files = [
+        *folder.glob("*.safetensors"),
+        folder / "rows.json",
+        folder / "steps.jsonl",
+        *(path for path in last.rglob("*") if path.is_file()),
+    ]
     return {str(path.relative_to(folder)): digest(path) for path in sorted(files) if path.name != MANIFEST}
 
 

@@ -56,4 +56,6 @@ def test_two_processes_equal_one(run_config: Callable[..., Any], tmp_path: Path,
     for key in ("loss", "grad_norm", "held_out_loss"):
         assert metrics(tmp_path / "two", key) == pytest.approx(metrics(tmp_path / "one", key), rel=1e-5)
     assert metrics(tmp_path / "two", "units") == metrics(tmp_path / "one", "units")
+    for file in ("steps.jsonl", "rows.json"):
+        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
     assert farthest(weights(tmp_path / "two"), weights(tmp_path / "one")) < 2e-5

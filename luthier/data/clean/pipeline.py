@@ -35,6 +35,8 @@ class Outcome:
     mended: tuple[str, ...] = ()
     content: Content | None = None
     drop: Drop | None = None
+    content_id: str = ""
+    """Of what was read and is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,8 @@ def judged(
         row = said(outcome.content, str(outcome.row.origin))
         drops = (judge.judge(row, finding) for judge, finding in zip(judges, found, strict=True))
         drop = next((one for one in drops if one is not None and not lenient), None)
-        yield outcome if drop is None else replace(outcome, content=None, drop=drop)
+        identity = outcome.content.content_id if drop else ""
+        yield outcome if drop is None else replace(outcome, content=None, drop=drop, content_id=identity)
 
 
 _BUILT: dict[str, list[Cleaner]] = {}

@@ -8,7 +8,7 @@ How to add one: a subclass of `Observer`, handed to `Factory.fine_tune(config, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from luthier.train.state import State
@@ -29,6 +29,8 @@ class Progress:
     seconds: float
     evaluation: Mapping[str, float] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    rows: Sequence[int] = ()
+    """What the step learnt, on all ranks, by the numbers of the ledger."""
 
     @property
     def last(self) -> bool:

@@ -1,0 +1,160 @@
+"""Which steps of which runs learnt a row: what runs write down, and where a row is looked up in them.
+
+A run's `steps.jsonl` holds a line for each step that was made, with the numbers of its rows in `rows.json`; at the end
+`rows.json` says of each row in which steps it was. A run that goes on with other data keeps the rows it had under
+`earlier`, and numbers its own behind them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from luthier.data.ledger import ROWS, written
+from luthier.errors import DataError
+from luthier.system.files import write_text
+from luthier.tracking.jsonl import read_metrics
+from luthier.tracking.run import RUN, RunFolder
+
+STEPS = "steps.jsonl"
+CHECKPOINT = "checkpoint-"
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A row in the ledger of a run, and the steps that learnt it; `moved`: another row than this stands there now."""
+
+    run: Path
+    row: Mapping[str, Any]
+    steps: Sequence[int]
+    moved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Descent:
+    """A run that began from another one, of which it has the weights of step `last`."""
+
+    run: Path
+    parent: Path
+    last: float
+
+
+# ---- what a run writes -------------------------------------------------------------------------------------------
+
+
+def fold(folder: Path) -> None:
+    """Write into a run's rows.json in which steps each of its rows was learnt."""
+    tree = _ledger(folder)
+    seen = _seen(folder)
+    for number, row in enumerate(_rows(tree)):
+        row.pop("steps", None)
+        row.update({"steps": ranges(seen[number])} if number in seen else {})
+    if seen:
+        write_text(folder / ROWS, written(tree))
+
+
+def carried(folder: Path, ledger: str) -> str:
+    """The ledger of a run that goes on with other data, behind the rows that it had before."""
+    before, tree = _ledger(folder), json.loads(ledger)
+    had = [{key: value for key, value in row.items() if key != "steps"} for row in _rows(before)]
+    kept = len(before.get("earlier", ()))
+    earlier = had[:kept] if had[kept:] == tree["rows"] else had  # else it was the config alone that changed
+    return written(tree | {"earlier": earlier}) if earlier else ledger
+
+
+def first_number(folder: Path) -> int:
+    """How many rows a run had before its data changed."""
+    return len(_ledger(folder).get("earlier", ()))
+
+
+def ranges(steps: Sequence[int]) -> list[int | list[int]]:
+    """Steps in order, those in a row as [first, last]; a row that is twice in a step has it twice."""
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and step == runs[-1][1] + 1:
+            runs[-1][1] = step
+        else:
+            runs.append([step, step])
+    return [run if run[0] < run[1] else run[0] for run in runs]
+
+
+def _ledger(folder: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads((folder / ROWS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"rows": []}
+    return tree if isinstance(tree, dict) and "rows" in tree else {"rows": []}
+
+
+def _rows(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [*tree.get("earlier", ()), *tree["rows"]]
+
+
+def _seen(folder: Path) -> dict[int, list[int]]:
+    """The steps of each row by its number."""
+    seen: dict[int, list[int]] = {}
+    for line in read_metrics(folder / STEPS):
+        for row in line["rows"]:
+            seen.setdefault(row, []).append(line["step"])
+    return seen
+
+
+# ---- where a row is looked up --------------------------------------------------------------------------------------
+
+
+def runs(root: Path) -> list[Path]:
+    """The runs below a folder, itself included.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = sorted(file.parent for file in root.rglob(RUN) if RunFolder(file.parent).record() is not None)
+    if not found:
+        raise DataError(
+            f"{root}: no run of Luthier there (no {RUN}); name the folder that your runs are in with --runs"
+        )
+    return found
+
+
+def sightings(run: Path, ids: frozenset[str], place: tuple[str, int] | None) -> list[Sighting]:
+    """The entries of a run's ledger with one of these content ids, and those of a place that `file:line` names."""
+    found = []
+    for number, row in enumerate(_rows(_ledger(run))):
+        same = row.get("content_id") in ids
+        if same or (place is not None and row["line"] == place[1] and _same_file(row["file"], place[0])):
+            found.append((number, row, bool(ids and not same and "content_id" in row and "mended" not in row)))
+    seen = _seen(run) if found else {}
+    return [Sighting(run, row, seen.get(number, ()), moved) for number, row, moved in found]
+
+
+def descents(run: Path) -> Iterator[Descent]:
+    """What a run began from, and what that began from, as long as those are runs."""
+    parents, last = {run.resolve()}, math.inf
+    here = run
+    while (record := RunFolder(here).record()) is not None:
+        start = Path(str(record["config"].get("model", {}).get("path", ""))).expanduser()
+        checkpoint = start.name.startswith(CHECKPOINT)
+        here = start.parent if checkpoint else start
+        last = float(start.name.removeprefix(CHECKPOINT)) if checkpoint else kept_step(here)
+        if not (here / RUN).is_file() or here.resolve() in parents:
+            return
+        parents.add(here.resolve())
+        yield Descent(run, here, last)
+
+
+def kept_step(run: Path) -> float:
+    """The step whose weights a run ended with; infinite as long as it has not."""
+    try:
+        return float(json.loads((run / "metrics.json").read_text(encoding="utf-8"))["final_step"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return math.inf
+
+
+@lru_cache(maxsize=1024)
+def _same_file(one: str, other: str) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
