@@ -67,6 +67,56 @@ def _say(found: Inspection) -> None:
 
 
 @app.command()
+def stats(
+    source: Annotated[str, SOURCE],
+    *,
+    model: Annotated[str, MODEL] = "smollm2-135m-instruct",
+    image: Annotated[str, typer.Option(help="Draw it too, into this PNG file.")] = "",
+    max_length: Annotated[int, typer.Option(help="Say how many rows have more tokens.", min=1)] = 1024,
+    format: Annotated[str, FORMAT] = "auto",
+    options: Annotated[list[str] | None, OPTIONS] = None,
+) -> None:
+    """Count characters, tokens, turns and languages, and how well the rows pack."""
+    from pathlib import Path
+
+    from luthier.cli import show
+    from luthier.config import ModelConfig
+    from luthier.data.stats import draw, packings
+    from luthier.data.stats import stats as counted
+    from luthier.errors import UserError
+    from luthier.models.load import ModelLoader
+
+    if image and Path(image).suffix.lower() != ".png":
+        raise UserError(f"--image {image}: name a file that ends in .png")
+    settings = source_of(source, format, options or ())
+    found = counted(settings, ModelLoader().renderer(ModelConfig(path=model)))
+    longer = sum(length > max_length for length in found.whole)
+    turns = ", ".join(f"{count:,} x {turns}" for turns, count in sorted(found.turns.items())[:8] if turns)
+    lines = [
+        ("usable", f"{len(found.whole):,} of {found.files.total():,} rows"),
+        *(("", f"{count:,} x {reason}, first {found.first_bad[reason]}") for reason, count in found.bad.most_common()),
+        ("files", ", ".join(f"{file} {count:,}" for file, count in found.files.most_common(8))),
+        ("characters", show.spread(found.characters)),
+        ("tokens", f"{show.spread(found.whole)}; {longer:,} rows above {max_length:,}"),
+        ("of prompts", show.spread(found.prompt)),
+        ("of answers", f"{show.spread(found.answer)}; {100 * sum(found.answer) / sum(found.whole):.0f} % of all"),
+        ("turns", turns),
+        ("roles", ", ".join(f"{count:,} {role}" for role, count in found.roles.most_common())),
+        ("languages", show.languages(found.sample)),
+    ]
+    show.table("", ("", ""), [line for line in lines if line[1]])
+    columns = ("max_length", "packed, % not padding", "padded in file order", "longer, cut")
+    packed = [
+        (f"{p.width:,}", f"{100 * p.packed:.1f}", f"{100 * p.padded:.1f}", f"{p.longer:,}")
+        for p in packings(found.lengths)
+    ]
+    show.table("", columns, packed)
+    if image:
+        draw(found, Path(image), max_length=max_length, title=f"{source}: {len(found.whole):,} rows")
+        show.console.print(f"drawn: {image}", markup=False)
+
+
+@app.command()
 def show(
     source: Annotated[str, SOURCE],
     *,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.system.files import PREFIX, refused_writes_of
 from luthier.tracking.jsonl import FILE, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRAIN, HELD_OUT = "#9bb8d3", "#c2410c"
 
@@ -37,8 +41,12 @@ def plot_loss(folder: Path) -> Path | None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False)
-    target = folder / "loss.png"
-    temporary = target.with_name(f"{PREFIX}loss.png")
+    return save(figure, folder / "loss.png")
+
+
+def save(figure: Figure, target: Path) -> Path:
+    """Write a picture, whole or not at all; raises StorageError."""
+    temporary = target.with_name(f"{PREFIX}{target.name}")
     with refused_writes_of(target):
         try:
             figure.savefig(temporary)

@@ -135,7 +135,14 @@ def test_looking_writes_nothing(luthier: Command, tiny: Path) -> None:
         "rows.csv:5: message 1 (assistant) repeats what it answers", "So.<|im_end|>⟧",
     ):  # fmt: skip
         assert words in told, told
+    told = " ".join(done(luthier("data", "stats", "rows.jsonl", "--model", tiny, "--max-length", 50)).split())
+    for words in ("usable 16 of 16 rows", "rows above 50", "roles 16 user, 16 assistant", "turns 16 x 2", "4,096"):
+        assert words in told, told
     assert sorted(Path().rglob("*")) == sorted(before)
+    done(luthier("data", "stats", "rows.jsonl", "--model", tiny, "--image", "s.png"))
+    assert Path("s.png").read_bytes().startswith(b"\x89PNG")
+    refused = luthier("data", "stats", "rows.jsonl", "--model", tiny, "--image", "s.jpg")
+    assert refused.status == 2 and "--image s.jpg: name a file that ends in .png" in refused.err
 
 
 def test_what_can_be_configured(luthier: Command) -> None:
