@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.cli.source import FORMAT, source_of
+from luthier.cli.source import source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from luthier.data.lineage import Sighting
 
-CONTENT_ID = re.compile("[0-9a-f]{16}")
 SHOWN = 12
 """Ranges of steps that are printed of a row."""
 
@@ -26,23 +25,22 @@ def where(
     ],
     *,
     root: Annotated[str, typer.Option("--runs", help="The folder in which runs are looked for.")] = "runs",
-    format: Annotated[str, FORMAT] = "auto",
 ) -> None:
     """Tell which runs saw a row, in which steps, on which side, or why it was dropped; under any file's name."""
     from luthier.cli import show
-    from luthier.data.lineage import descents, runs, sightings
+    from luthier.data.lineage import ancestors, runs, sightings
 
-    found, ids, place = runs(Path(root)), *_asked(row, format)
+    found, (ids, place) = runs(Path(root)), _asked(row)
     show.console.print(
         f"content id   {', '.join(sorted(ids)) or 'none, so it is looked for by its place'}", markup=False
     )
     lines: list[tuple[object, ...]] = []
     for run in found:
         lines += [(run, f"{seen.row['file']}:{seen.row['line']}", _fate(seen)) for seen in sightings(run, ids, place)]
-        for descent in descents(run):
-            before = [seen for seen in sightings(descent.parent, ids, place) if not seen.moved]
-            if any(step <= descent.last for seen in before for step in seen.steps):
-                lines.append((run, "", f"through {descent.parent}, which it began from"))
+        for parent, last in ancestors(run):
+            before = [seen for seen in sightings(parent, ids, place) if not seen.moved]
+            if any(step <= last for seen in before for step in seen.steps):
+                lines.append((run, "", f"through {parent}, which it began from"))
     if lines:
         show.table("", ("run", "row", "what became of it"), lines)
     else:
@@ -50,33 +48,24 @@ def where(
 
 
 def _fate(seen: Sighting) -> str:
-    from luthier.data.lineage import kept_step
+    from luthier.data.lineage import kept_step, ranges
 
-    row, kept = seen.row, kept_step(seen.run)
+    row, steps, kept = seen.row, seen.steps, kept_step(seen.run)
     if seen.moved:
         return f"another row stood there: {row['content_id']}"
     if row["outcome"] == "dropped":
         return f"dropped: {row['reason']}: {row.get('detail', '')}"
-    how = "".join(
-        f", {text}" for text in (row.get("mended") and f"mended by {row['mended']}", row.get("detail")) if text
-    )
     if row["side"] == "held_out":
-        return f"held out, never learnt{how}"
-    if not seen.steps:
-        return f"to be trained on, in no step yet{how}"
-    late = f"; its weights are those of step {kept:.0f}" if max(seen.steps) > kept else ""
-    return f"learnt in {_listed(seen.steps)}{late}{how}"
-
-
-def _listed(steps: Sequence[int]) -> str:
-    from luthier.data.lineage import ranges
-
+        return "held out, never learnt"
+    if not steps:
+        return "to be trained on, in no step yet"
     found = [f"{one[0]}-{one[1]}" if isinstance(one, list) else str(one) for one in ranges(steps)]
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return f"step{'s' if len(steps) > 1 else ''} " + ", ".join(found[:SHOWN]) + more
+    late = f"; the run kept the weights of step {kept:.0f}" if steps[-1] > kept else ""
+    return f"learnt in step{'s' if len(steps) > 1 else ''} {', '.join(found[:SHOWN])}{more}{late}"
 
 
-def _asked(row: str, format: str) -> tuple[frozenset[str], tuple[str, int] | None]:
+def _asked(row: str) -> tuple[frozenset[str], tuple[str, int] | None]:
     """The content ids of what is asked about, and its place.
 
     Raises:
@@ -86,25 +75,21 @@ def _asked(row: str, format: str) -> tuple[frozenset[str], tuple[str, int] | Non
     from luthier.data.recognise import recognised
     from luthier.errors import DataError, RowError
 
-    file, _, line = row.rpartition(":")
-    if CONTENT_ID.fullmatch(row):
+    if re.fullmatch("[0-9a-f]{16}", row):
         return frozenset([row]), None
+    file, _, line = row.rpartition(":")
     if row != "-" and not (file and line.isdigit()):
         raise DataError(f"{row}: name a row as file:line, by its content id (16 hex digits of rows.json), or `-`")
     place = None if row == "-" else (file, int(line))
     if place is not None and not Path(file).exists():
         return frozenset(), place
-    found = recognised(source_of("-" if place is None else file, format, ()), file or "-")
-    ids, there = set(), place is None
-    for one in found.rows:
-        if place is not None and one.origin.line > place[1]:
-            break
-        if place is None or one.origin.line == place[1]:
-            there = True
-            try:
-                ids.add(read(found.format, one).content_id)
-            except RowError:
-                continue
-    if not there:
+    found = recognised(source_of(file or "-", "auto", ()), file or "-")
+    until = takewhile(lambda one: place is None or one.origin.line <= place[1], found.rows)
+    rows = [one for one in until if place is None or one.origin.line == place[1]]
+    if not rows:
         raise DataError(f"{row}: no row begins on this line; `luthier data show {file}` prints rows with their lines")
+    ids = set()
+    for one in rows:
+        with suppress(RowError):
+            ids.add(read(found.format, one).content_id)
     return frozenset(ids), place

@@ -35,22 +35,9 @@ class Sighting:
     moved: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Descent:
-    """A run that began from another one, of which it has the weights of step `last`."""
-
-    run: Path
-    parent: Path
-    last: float
-
-
-# ---- what a run writes -------------------------------------------------------------------------------------------
-
-
 def fold(folder: Path) -> None:
     """Write into a run's rows.json in which steps each of its rows was learnt."""
-    tree = _ledger(folder)
-    seen = _seen(folder)
+    tree, seen = _ledger(folder), _seen(folder)
     for number, row in enumerate(_rows(tree)):
         row.pop("steps", None)
         row.update({"steps": ranges(seen[number])} if number in seen else {})
@@ -104,9 +91,6 @@ def _seen(folder: Path) -> dict[int, list[int]]:
     return seen
 
 
-# ---- where a row is looked up --------------------------------------------------------------------------------------
-
-
 def runs(root: Path) -> list[Path]:
     """The runs below a folder, itself included.
 
@@ -132,19 +116,17 @@ def sightings(run: Path, ids: frozenset[str], place: tuple[str, int] | None) -> 
     return [Sighting(run, row, seen.get(number, ()), moved) for number, row, moved in found]
 
 
-def descents(run: Path) -> Iterator[Descent]:
-    """What a run began from, and what that began from, as long as those are runs."""
-    parents, last = {run.resolve()}, math.inf
-    here = run
+def ancestors(run: Path) -> Iterator[tuple[Path, float]]:
+    """The runs that a run began from, nearest first, each with the step whose weights it gave."""
+    here, known = run, {run.resolve()}
     while (record := RunFolder(here).record()) is not None:
         start = Path(str(record["config"].get("model", {}).get("path", ""))).expanduser()
-        checkpoint = start.name.startswith(CHECKPOINT)
+        _, checkpoint, step = start.name.partition(CHECKPOINT)
         here = start.parent if checkpoint else start
-        last = float(start.name.removeprefix(CHECKPOINT)) if checkpoint else kept_step(here)
-        if not (here / RUN).is_file() or here.resolve() in parents:
+        if not (here / RUN).is_file() or here.resolve() in known:
             return
-        parents.add(here.resolve())
-        yield Descent(run, here, last)
+        known.add(here.resolve())
+        yield here, float(step) if step.isdigit() else kept_step(here)
 
 
 def kept_step(run: Path) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise, product
 from typing import Any
 
@@ -83,81 +83,69 @@ def _places(text: str, renderer: Renderer) -> list[int]:
     return [max(start + (len(text[start:end].rstrip()) or end - start) - 1, 0) for start, end in found]
 
 
-@dataclass(slots=True)
-class _Marks:
-    """Puts marks around what messages say, for a template that `trims` it without the white space at its ends.
-
-    `pieces` are the owner of each (a message's number, or the tools) and what it is called.
-    """
-
-    trims: bool
-    pieces: list[tuple[int, str]] = field(default_factory=list)
-
-    def around(self, value: Any, owner: int, name: str) -> Any:
-        """A value whose strings stand between marks."""
-        if isinstance(value, Mapping):
-            return {key: self.around(inner, owner, name) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self.around(inner, owner, name) for inner in value)
-        if not isinstance(value, str) or not value.strip():
-            return value
-        body = value.strip() if self.trims else value
-        self.pieces.append((owner, name))
-        before, after = value.split(body, 1)
-        return f"{before}{_OPEN}{len(self.pieces) - 1}{_AT}{body}{_CLOSE}{after}"
-
-    def tool(self, tool: Mapping[str, Any], owner: int) -> dict[str, Any]:
-        """A tool with marks."""
-        return {**tool, "function": self.around(tool["function"], owner, "a tool")}
-
-    def message(self, message: Message, number: int) -> Message:
-        """A message with marks; its thinking has marks of its own, since templates leave it out."""
-        name = f"message {number + 1} ({message.role})"
-        parts = [
-            part if place % 2 else self.around(part, number, f"{'thinking in ' if place % 4 == 2 else ''}{name}")
-            for place, part in enumerate(_TAGS.split(message.content))
-        ]
-        calls = [
-            {**call, "function": self.around(call["function"], number, f"a call in {name}")}
-            for call in message.tool_calls
-        ]
-        thought = self.around(message.reasoning, number, f"thinking in {name}")
-        return replace(message, content="".join(parts), reasoning=thought, tool_calls=tuple(calls))
-
-
 def _authors(
     text: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], renderer: Renderer
 ) -> tuple[list[str], list[str]]:
     """The reason for each character of a prompt, and what the template leaves out of it."""
-    told = ""
-    with suppress(RowError):
-        told = renderer.template(messages, tools, answer_next=False)
     for trims, looks in product((False, True), repeat=2):  # at what a tool is
-        marks = _Marks(trims=trims)
-        spoken = [marks.message(message, number) for number, message in enumerate(messages)]
-        described = tools if looks else [marks.tool(tool, len(messages)) for tool in tools]
+        pieces, spoken, described = _marked(messages, tools, trims=trims)
         with suppress(RowError):
-            marked = renderer.template(spoken, described, answer_next=True)
+            marked = renderer.template(spoken, tools if looks else described, answer_next=True)
             if _MARKS.sub("", marked) == text:
                 break
     else:
         return [CONTEXT] * len(text), []
-    result, owners = [TEMPLATE] * len(text), [*map(_reason, messages), TOOLS]
-    reach: dict[int, tuple[int, int]] = {}
-    there, at, behind = set[int](), 0, 0
+    reach: dict[int, list[int]] = {}
+    there, at, behind, owner = set[int](), 0, 0, 0
     for mark in _MARKS.finditer(marked):
         at += mark.start() - behind
         behind = mark.end()
         if mark[1] is not None:
             there.add(int(mark[1]))
-            owner = marks.pieces[int(mark[1])][0]
-        reach[owner] = (reach[owner][0] if owner in reach else at, at)
+            owner = pieces[int(mark[1])][0]
+        reach.setdefault(owner, [at, at])[1] = at
+    result, reasons = [TEMPLATE] * len(text), [*map(_reason, messages), TOOLS]
     for owner, (start, end) in reach.items():  # what stands between two things that a message says belongs to it
-        result[start:end] = [owners[owner]] * (end - start)
-    if text.startswith(told):
-        result[len(told) :] = [PROMPT] * (len(text) - len(told))
-    missing = (name for number, (_, name) in enumerate(marks.pieces) if number not in there and name != "a tool")
-    return result, list(dict.fromkeys(missing))
+        result[start:end] = [reasons[owner]] * (end - start)
+    with suppress(RowError):
+        told = renderer.template(messages, tools, answer_next=False)
+        if text.startswith(told):
+            result[len(told) :] = [PROMPT] * (len(text) - len(told))
+    left_out = (name for n, (owner, name) in enumerate(pieces) if n not in there and owner < len(messages))
+    return result, list(dict.fromkeys(left_out))
+
+
+def _marked(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, trims: bool
+) -> tuple[list[tuple[int, str]], list[Message], list[Mapping[str, Any]]]:
+    """Messages and tools with marks around what they say, for a template that `trims` white space at its ends.
+
+    Of each pair of marks: whose it is (a message's number; behind the last: the tools), and what it is called.
+    """
+    pieces: list[tuple[int, str]] = []
+
+    def around(value: Any, owner: int, name: str) -> Any:
+        if isinstance(value, Mapping):
+            return {key: around(inner, owner, name) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(around(inner, owner, name) for inner in value)
+        if not isinstance(value, str) or not value.strip():
+            return value
+        pieces.append((owner, name))
+        body = value.strip() if trims else value
+        before, after = value.split(body, 1)
+        return f"{before}{_OPEN}{len(pieces) - 1}{_AT}{body}{_CLOSE}{after}"
+
+    spoken = []
+    for number, message in enumerate(messages):
+        name = f"message {number + 1} ({message.role})"
+        parts = _TAGS.split(message.content)  # templates leave thinking out, so it has marks of its own
+        for place in range(0, len(parts), 2):
+            parts[place] = around(parts[place], number, f"thinking in {name}" if place % 4 == 2 else name)
+        calls = tuple({**c, "function": around(c["function"], number, f"a call in {name}")} for c in message.tool_calls)
+        thought = around(message.reasoning, number, f"thinking in {name}")
+        spoken.append(replace(message, content="".join(parts), reasoning=thought, tool_calls=calls))
+    return pieces, spoken, [{**t, "function": around(t["function"], len(messages), "a tool")} for t in tools]
 
 
 def _reason(message: Message) -> str:

@@ -9,35 +9,28 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from luthier.config import SourceConfig
 from luthier.data.clean.base import said
-from luthier.data.conversation import Content, Task, conversations
+from luthier.data.conversation import Content
 from luthier.data.formats.base import read
 from luthier.data.inspect import SAMPLE
-from luthier.data.language import LANGUAGES, language
 from luthier.data.mask import sequences
 from luthier.data.pack import Layout, plan
 from luthier.data.recognise import recognised
 from luthier.data.render import Renderer
 from luthier.data.sources import files_of
-from luthier.errors import DataError, MissingExtra, RowError
+from luthier.errors import DataError, RowError
 from luthier.tracking.plot import HELD_OUT, TRAIN, save
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 WIDTHS = (512, 1024, 2048, 4096)
 BATCH = 8
 """Rows of a padded batch that packing is held against."""
 TOGETHER = 1000
 """Rows that are packed together, as LLaMA-Factory does."""
-BARS = 5
-"""Languages, roles and files that are drawn."""
 BOTH = "#1d4ed8"
 
 
@@ -66,24 +59,18 @@ class Stats:
 
     def add(self, content: Content, renderer: Renderer, chance: random.Random) -> None:
         """Take a row into account; raises RowError where nothing can be learnt from it."""
-        found = [rendered.tokens for rendered, _ in sequences(content, renderer)]
-        text, talks = said(content, "").text, conversations(content)
-        talk = content.asked if isinstance(content, Task) else talks[0] if talks else None
-        lengths, learnt = list(map(len, found)), sum(tokens.supervised for tokens in found)
+        found = sequences(content, renderer)
+        lengths, text, turns = [len(one.tokens) for one, _ in found], said(content, "").text, found[0][1].messages
         self.characters.append(len(text))
-        self.answer.append(learnt)
-        self.prompt.append(sum(lengths) - learnt)
+        self.answer.append(sum(one.tokens.supervised for one, _ in found))
+        self.prompt.append(sum(lengths) - self.answer[-1])
         self.whole.append(sum(lengths))
         self.lengths.extend(lengths)
-        self.turns[len(talk.messages) if talk else 0] += 1
-        self.roles.update(turn.role for turn in talk.messages) if talk else None
+        self.turns[len(turns)] += 1
+        self.roles.update(turn.role for turn in turns)
         place = len(self.sample) if len(self.sample) < SAMPLE else chance.randrange(len(self.whole))
         if place < SAMPLE:
             self.sample[place : place + 1] = [text[:2000]]
-
-    def languages(self) -> Counter[str]:
-        """How many rows of the sample are in which language; raises MissingExtra."""
-        return Counter(LANGUAGES.get(language(text)[0], "none") for text in self.sample)
 
 
 class Packing(NamedTuple):
@@ -133,79 +120,36 @@ def packings(lengths: Sequence[int], widths: Sequence[int] = WIDTHS) -> list[Pac
     return found
 
 
-# ---- a picture -----------------------------------------------------------------------------------------------------
-
-
 def draw(found: Stats, target: Path, *, max_length: int, title: str) -> None:
-    """Lengths, packing, languages, roles and files as a picture; without pyplot, as the loss is drawn."""
+    """Lengths and packing as a picture; without pyplot, as the loss is drawn."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
-    panels: dict[str, Axes] = figure.subplot_mosaic("LLLPPP;aabbcc", height_ratios=(3, 2))
-    _lengths(panels["L"], found, max_length)
-    _packing(panels["P"], packings(found.lengths))
-    languages: Counter[str] = Counter()
-    with suppress(MissingExtra):
-        languages = found.languages()
-    files = Counter({Path(name).name: count for name, count in found.files.items()})
-    counts = {
-        f"languages, of {len(found.sample):,} rows": languages,
-        "turns by role": found.roles,
-        "rows by file": files,
-    }
-    for panel, (name, count) in zip("abc", counts.items(), strict=True):
-        _bars(panels[panel], count.most_common(BARS), name)
-    save(figure, target)
-
-
-def _lengths(axes: Axes, found: Stats, max_length: int) -> None:
+    lengths, packed = figure.subplots(1, 2)
     beyond = sum(length > max_length for length in found.whole)
-    for name, lengths, color in (
-        ("prompt", found.prompt, TRAIN),
-        ("answer", found.answer, HELD_OUT),
-        ("both", found.whole, BOTH),
+    curves = (("prompt", found.prompt, TRAIN), ("answer", found.answer, HELD_OUT), ("both", found.whole, BOTH))
+    for name, tokens, color in curves:
+        lengths.ecdf([max(count, 1) for count in tokens], color=color, linewidth=2, label=name)
+    lengths.axvline(max_length, color="black", linewidth=1, ls="--", label=f"{max_length:,}: {beyond:,} rows above")
+    lengths.set_xscale("log", base=2)
+    lengths.xaxis.set_major_formatter("{x:,.0f}")
+    lengths.set_title("rows with at most so many tokens", loc="left", fontsize=10)
+    widths = packings(found.lengths)
+    for shift, color, label, part in (
+        (-0.2, BOTH, "packed", 1),
+        (0.2, TRAIN, f"padded, {BATCH} rows in file order", 2),
     ):
-        axes.ecdf([max(length, 1) for length in lengths], color=color, linewidth=2, label=name)
-    axes.axvline(max_length, color="black", linewidth=1, linestyle="--", label=f"{max_length:,}: {beyond:,} rows above")
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
-    _framed(axes, "rows with at most so many tokens")
-    axes.legend(frameon=False, fontsize=9, loc="upper left")  # where rows of few tokens would be
-
-
-def _packing(axes: Axes, found: Sequence[Packing]) -> None:
-    padded = f"padded, {BATCH} rows in file order"
-    for shift, color, label, shares in (
-        (-0.2, BOTH, "packed", [100 * one.packed for one in found]),
-        (0.2, TRAIN, padded, [100 * one.padded for one in found]),
-    ):
-        bars = axes.bar([place + shift for place in range(len(found))], shares, 0.38, color=color, label=label)
-        axes.bar_label(bars, fmt="%.0f", fontsize=9)
-    axes.set_xticks(range(len(found)), [f"{one.width:,}\n{one.longer:,} longer" for one in found])
-    axes.set_yticks(range(0, 101, 25), [f"{share} %" for share in range(0, 101, 25)])
-    axes.set_ylim(0, 125)
-    _framed(axes, "tokens that are not padding, by max_length")
-    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper left")
-
-
-def _bars(axes: Axes, counts: Sequence[tuple[str, int]], title: str) -> None:
-    bars = axes.barh(range(len(counts)), [count for _, count in counts], 0.6, color=TRAIN)
-    names = [name if len(name) <= 20 else f"{name[:18]}..." for name, _ in counts]
-    axes.set_yticks(range(len(counts)), names, fontsize=9)
-    axes.bar_label(bars, [f"{count:,}" for _, count in counts], padding=4, fontsize=9)
-    axes.set_ylim(BARS - 0.5, -0.5)
-    axes.set_xticks([])
-    axes.margins(x=0.35)
-    axes.tick_params(length=0)
-    _framed(axes, title)
-    axes.spines[["left", "bottom"]].set_visible(False)
-
-
-def _framed(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_xticks().size:
+        shares = [float(one[part]) for one in widths]
+        bars = packed.bar([place + shift for place in range(len(widths))], shares, 0.38, color=color, label=label)
+        packed.bar_label(bars, [f"{100 * share:.0f}" for share in shares], fontsize=9)
+    packed.set_xticks(range(len(widths)), [f"{one.width:,}\n{one.longer:,} longer" for one in widths])
+    packed.set_title("tokens that are not padding, by max_length", loc="left", fontsize=10)
+    packed.set_ylim(0, 1.25)
+    for axes in (lengths, packed):
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)
+        axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=1 if axes is lengths else 2)
+    save(figure, target)

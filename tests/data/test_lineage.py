@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import luthier
 from luthier.data.ledger import written
-from luthier.data.lineage import STEPS, carried, descents, fold, ranges, runs, sightings
+from luthier.data.lineage import STEPS, ancestors, carried, fold, ranges, runs, sightings
 from luthier.data.loader import Loader
 from luthier.errors import DataError, Interrupted, StorageError
 from luthier.factory import Factory
@@ -186,11 +186,11 @@ def test_runs_that_began_from_a_run(tmp_path: Path) -> None:
     b = made(tmp_path, "b", [], [], model=str(a))
     c = made(tmp_path, "c", [], [], model=str(b / "checkpoint-2"))
     (a / "metrics.json").write_text('{"final_step": 3}')
-    assert [(d.parent, d.last) for d in descents(c)] == [(b, 2.0), (a, 3.0)]
-    assert [d.parent for d in descents(b)] == [a] and list(descents(a)) == []
+    assert list(ancestors(c)) == [(b, 2.0), (a, 3.0)]
+    assert list(ancestors(b)) == [(a, 3.0)] and list(ancestors(a)) == []
     assert runs(tmp_path) == [a, b, c]
     circle = made(tmp_path, "circle", [], [], model=str(tmp_path / "circle"))
-    assert list(descents(circle)) == []
+    assert list(ancestors(circle)) == []
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
