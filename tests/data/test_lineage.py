@@ -179,6 +179,9 @@ def test_a_row_is_found_under_any_name_and_place(tmp_path: Path) -> None:
     assert gone.row["reason"] == "no" and not gone.moved
     (moved,) = sightings(run, frozenset([B]), ("x.jsonl", 7))
     assert moved.moved
+    made(tmp_path, "mended", [entry("x.jsonl", 7, A, mended="repair")], [[0]])
+    (mended,) = sightings(tmp_path / "mended", frozenset([B]), ("x.jsonl", 7))
+    assert not mended.moved, "what cleaning made of a row has another content id"
 
 
 def test_runs_that_began_from_a_run(tmp_path: Path) -> None:
