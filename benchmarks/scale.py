@@ -1,9 +1,10 @@
 """What data costs: `python -m benchmarks.scale [--rows 10000000] [--only inspect,clean,prepare]`.
 
-A file of made rows (English words, 36 a row) is written, and each job runs on it in a process of its own: rows a second,
-and the most memory that is held beyond what the process holds before its first row. The command fails where that is
-more than 400 MB. `clean` is `luthier data clean` with repair, secrets, personal, quality and duplicates; `prepare` is
-what a run does before it loads the model: reading, splitting, rendering for SmolLM2, the check, an epoch's order.
+A file of made rows (English words, 36 a row) is written, and each job runs on it in a process of its own: rows a
+second, and the most memory that is held beyond what the process holds before its first row. The command fails where
+that is more than 400 MB. `clean` is `luthier data clean` with repair, secrets, personal, quality and duplicates;
+`prepare` is what a run does before it loads the model: reading, splitting, rendering for SmolLM2, the check, an epoch's
+order.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(one(*given.one, given.rows)))
+        job, file = given.one
+        print(json.dumps(one(job, file, given.rows)))
         return
     table, failed = [], []
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:

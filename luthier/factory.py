@@ -42,8 +42,8 @@ from luthier.train.checkpoint import Checkpoints, Trained, verify
 from luthier.train.fit import Fit
 from luthier.train.loop import Trainer, TrainerLike
 from luthier.train.observers.base import Observer
+from luthier.train.observers.lineage import Lineage
 from luthier.train.observers.log import Log
-from luthier.train.observers.rows import Rows
 from luthier.train.observers.save import Save
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.wrapped import settle
@@ -280,7 +280,9 @@ def _observe(
 ) -> Job:
     """The job with its observers: saving on every rank, the rest on the first."""
     save = Save(checkpoints, job.trained, every=in_steps(config.train.save_every, job.loader))
-    shown = (Log(trackers), Rows(checkpoints.folder), save, *observers) if job.trained.strategy.rank == 0 else (save,)
+    shown = (
+        (Log(trackers), Lineage(checkpoints.folder), save, *observers) if job.trained.strategy.rank == 0 else (save,)
+    )
     return replace(job, observers=shown)
 
 

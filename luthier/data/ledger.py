@@ -115,7 +115,9 @@ def written(ledger: Mapping[str, object]) -> Iterator[str]:
         before = ",\n"
         if isinstance(value, list | Iterator):
             yield "["
-            yield from (f"{',' if number else ''}\n{json.dumps(row, ensure_ascii=False)}" for number, row in enumerate(value))
+            yield from (
+                f"{',' if number else ''}\n{json.dumps(row, ensure_ascii=False)}" for number, row in enumerate(value)
+            )
             yield "\n]"
         else:
             yield json.dumps(value)

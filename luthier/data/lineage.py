@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,8 @@ from luthier.tracking.run import RUN, RunFolder
 
 STEPS = "steps.jsonl"
 CHECKPOINT = "checkpoint-"
+FOLDED_BYTES = 2**28
+"""Largest ledger that is read into memory to be written anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,9 @@ class Sighting:
 
 
 def fold(folder: Path) -> None:
-    """Write into a run's rows.json in which steps each of its rows was learnt."""
+    """Write into a run's rows.json in which steps each row was learnt; where it is large, only steps.jsonl says so."""
+    if (folder / ROWS).stat().st_size > FOLDED_BYTES:
+        return
     tree, seen = _ledger(folder), _seen(folder)
     for number, row in enumerate(_rows(tree)):
         row.pop("steps", None)
@@ -45,13 +49,14 @@ def fold(folder: Path) -> None:
         write_text(folder / ROWS, written(tree))
 
 
-def carried(folder: Path, ledger: str) -> str:
+def carried(folder: Path, ledger: Iterable[str]) -> Iterable[str]:
     """The ledger of a run that goes on with other data, behind the rows that it had before."""
+    ledger = "".join(ledger)
     before, tree = _ledger(folder), json.loads(ledger)
     had = [{key: value for key, value in row.items() if key != "steps"} for row in _rows(before)]
     kept = len(before.get("earlier", ()))
     earlier = had[:kept] if had[kept:] == tree["rows"] else had  # else it was the config alone that changed
-    return written(tree | {"earlier": earlier}) if earlier else ledger
+    return written(tree | {"earlier": earlier}) if earlier else [ledger]
 
 
 def first_number(folder: Path) -> int:

@@ -13,7 +13,7 @@ from luthier.config import DataConfig
 from luthier.data.conversation import Content
 from luthier.data.ledger import Outcome
 from luthier.data.render import Renderer, Tokens
-from luthier.data.store import Rendered, Store
+from luthier.data.store import RenderedRow, Store
 from luthier.errors import RowError
 
 BATCH = 256
@@ -48,9 +48,9 @@ class Making:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
 
-    def rendered(self, store: Store, rows: Iterable[int | None]) -> Iterator[Rendered | None]:
+    def rendered(self, store: Store, rows: Iterable[int | None]) -> Iterator[RenderedRow | None]:
         """What each of a store's rows is rendered to, in their order; what is not there yet is made, and kept."""
-        rows, waiting = iter(rows), deque[tuple[list[int | None], dict[int, Rendered], Future[list[Rendered]]]]()
+        rows, waiting = iter(rows), deque[tuple[list[int | None], dict[int, RenderedRow], Future[list[RenderedRow]]]]()
         most = AHEAD * self.work[2].workers
         for batch in iter(lambda: list(islice(rows, BATCH)), []):
             there = {row: found for row in batch if row is not None and (found := store.rendered(row)) is not None}
@@ -62,24 +62,24 @@ class Making:
         while waiting:
             yield from _kept(store, *waiting.popleft())
 
-    def _made(self, contents: list[Content]) -> Future[list[Rendered]]:
+    def _made(self, contents: list[Content]) -> Future[list[RenderedRow]]:
         if contents and self.work[2].workers:
             self.pool = self.pool or ProcessPoolExecutor(
                 self.work[2].workers, mp_context=get_context("spawn"), initializer=_begin, initargs=self.work
             )
             return self.pool.submit(_work, contents)
-        here: Future[list[Rendered]] = Future()
+        here: Future[list[RenderedRow]] = Future()
         here.set_result([made(content, *self.work) for content in contents])
         return here
 
 
-NOT_YET = Rendered((), "dropped")
+NOT_YET = RenderedRow((), "dropped")
 """Stands for what is being made."""
 
 
 def _kept(
-    store: Store, batch: Sequence[int | None], there: dict[int, Rendered], making: Future[list[Rendered]]
-) -> Iterator[Rendered | None]:
+    store: Store, batch: Sequence[int | None], there: dict[int, RenderedRow], making: Future[list[RenderedRow]]
+) -> Iterator[RenderedRow | None]:
     """What the rows of a batch are rendered to; what was just made is written."""
     new = making.result()
     if new:
@@ -98,20 +98,20 @@ def _begin(*work: object) -> None:
     _WORK.append(work)  # type: ignore[arg-type]
 
 
-def _work(contents: list[Content]) -> list[Rendered]:
+def _work(contents: list[Content]) -> list[RenderedRow]:
     return [made(content, *_WORK[0]) for content in contents]
 
 
-def made(content: Content, renderer: Renderer, objective: Renders, config: DataConfig) -> Rendered:
+def made(content: Content, renderer: Renderer, objective: Renders, config: DataConfig) -> RenderedRow:
     """What one row is rendered to."""
     try:
         sequences = objective.sequences(content, renderer)
         kept, outcome = fit(sequences, config, joint=objective.joint, asked=objective.online)
     except RowError as error:
-        return Rendered((), "dropped", error.reason, error.detail)
+        return RenderedRow((), "dropped", error.reason, error.detail)
     if outcome == "kept":
-        return Rendered(tuple(kept), outcome)
-    return Rendered(tuple(kept), outcome, "over-length", _lost(sequences, kept))
+        return RenderedRow(tuple(kept), outcome)
+    return RenderedRow(tuple(kept), outcome, "over-length", _lost(sequences, kept))
 
 
 def _lost(rendered: Sequence[Tokens], kept: Sequence[Tokens]) -> str:

@@ -24,7 +24,7 @@ from luthier.data.recognise import Reading, recognised
 from luthier.data.render import Renderer
 from luthier.data.sources import files_of, resolved
 from luthier.data.split import held_out, identities, place, strata
-from luthier.data.store import ReadRow, ReadRows, Rendered, Rows, Store, fingerprint, kept
+from luthier.data.store import ReadRow, ReadRows, RenderedRow, Rows, Store, fingerprint, kept
 from luthier.errors import DataError
 
 KEPT_BYTES = 2**24
@@ -33,7 +33,7 @@ KEPT_BYTES = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Rendered rows of both sides, the ledger, and what was decided about each file."""
+    """RenderedRow rows of both sides, the ledger, and what was decided about each file."""
 
     train: Sequence[Example]
     held_out: Sequence[Example]
@@ -45,7 +45,7 @@ class DataProcessorLike(Protocol):
     """What `Factory(data=...)` takes."""
 
     def prepare(self, config: DataConfig, renderer: Renderer, objective: Renders) -> Prepared:
-        """Rendered rows of both sides, every row accounted for."""
+        """RenderedRow rows of both sides, every row accounted for."""
 
 
 class DataProcessor:
@@ -148,7 +148,7 @@ def _times(row: ReadRow, *, held_out: bool) -> int:
     return 1 if held_out else int(row.weight) + (place(row.identity, "weight") < row.weight % 1)
 
 
-def _account(row: ReadRow, side: Side, rendered: Rendered | None, ledger: Ledger) -> int:
+def _account(row: ReadRow, side: Side, rendered: RenderedRow | None, ledger: Ledger) -> int:
     """Write down what became of a row that was read; returns its number in the ledger."""
     if rendered is None:
         drop = Drop("weight", row.weight, 1.0, f"the weight of its source, {row.weight:g}, leaves it out")

@@ -77,7 +77,7 @@ def kept(name: str) -> Store:
     return Store(folder / f"{name}.sqlite")
 
 
-class Rendered(NamedTuple):
+class RenderedRow(NamedTuple):
     """What a row gives: its sequences, whole or in part, or why there are none."""
 
     sequences: tuple[Tokens, ...]
@@ -129,7 +129,7 @@ class Store:
         """What a row says."""
         return _content(self.rows.execute("SELECT said FROM row WHERE id = ?", (row,)).fetchone()[0], origin)
 
-    def put(self, row: int, rendered: Rendered) -> None:
+    def put(self, row: int, rendered: RenderedRow) -> None:
         """Keep what a row was rendered to."""
         parts = [np.asarray([len(rendered.sequences), *map(len, rendered.sequences)], dtype=np.int32).tobytes()]
         parts += [part.tobytes() for one in rendered.sequences for part in (one.ids, one.weights)]
@@ -138,10 +138,10 @@ class Store:
             "UPDATE row SET made = ?, what = ? WHERE id = ?", (zlib.compress(b"".join(parts), 1), what, row)
         )
 
-    def rendered(self, row: int) -> Rendered | None:
+    def rendered(self, row: int) -> RenderedRow | None:
         """What a row was rendered to, if it was."""
         made, what = self.rows.execute("SELECT made, what FROM row WHERE id = ?", (row,)).fetchone()
-        return None if made is None else Rendered(_sequences(made), *json.loads(what))
+        return None if made is None else RenderedRow(_sequences(made), *json.loads(what))
 
     def example(self, row: int, origin: Origin, number: int) -> Example:
         """A rendered row, which has this number in the ledger."""
@@ -213,7 +213,7 @@ class ReadRows:
 
 
 class Rows(Sequence[Example]):
-    """Rendered rows in an order, each read when it is asked for; one may be there several times.
+    """RenderedRow rows in an order, each read when it is asked for; one may be there several times.
 
     `tokens` and `longest` are how many tokens each has, and its longest sequence; `digest` is of what they are.
     """
@@ -223,7 +223,7 @@ class Rows(Sequence[Example]):
         self.places, self.numbers, self.tokens, self.longest = (array("I") for _ in range(4))
         self.digest = hashlib.sha256()
 
-    def add(self, row: ReadRow, rendered: Rendered, number: int, *, times: int) -> None:
+    def add(self, row: ReadRow, rendered: RenderedRow, number: int, *, times: int) -> None:
         """One more row, which has this number in the ledger, so many times."""
         self.digest.update(self.store.key(row.id) + bytes([min(times, 255)]))
         for one in rendered.sequences:

@@ -127,10 +127,10 @@ def test_answers_that_are_used_for_several_steps(online: Any) -> None:
 
 
 def test_a_skipped_or_overflowed_step_teaches_nothing(tmp_path: Path) -> None:
-    from luthier.train.observers.rows import Rows
+    from luthier.train.observers.lineage import Lineage
     from luthier.train.state import State
 
-    observer = Rows(tmp_path)
+    observer = Lineage(tmp_path)
     observer.on_start(State(), 4)
     first = Progress(State(step=1), 4, 0.0, 1.0, 1e-3, 1.0, 1, 1, 0.1, rows=[4, 2])
     observer.on_step(first)
@@ -153,7 +153,7 @@ def made(root: Path, name: str, rows: list[dict[str, Any]], steps: list[list[int
     folder.mkdir(parents=True)
     record = {"finished": True, "data": "", "config": {"model": {"path": model}}}
     (folder / "run.json").write_text(json.dumps(record))
-    (folder / "rows.json").write_text(written({"rows": rows}))
+    (folder / "rows.json").write_text("".join(written({"rows": rows})))
     lines = [json.dumps({"step": n, "rows": numbers}) + "\n" for n, numbers in enumerate(steps, 1)]
     (folder / STEPS).write_text("".join(lines))
     return folder

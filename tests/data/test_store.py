@@ -22,7 +22,7 @@ from luthier.data.conversation import Content, Conversation, Origin
 from luthier.data.making import Renders
 from luthier.data.processor import DataProcessor, Prepared
 from luthier.data.render import Renderer, Tokens
-from luthier.data.store import KEPT_DAYS, ReadRow, Rendered, Rows, Store, extreme, fingerprint, kept
+from luthier.data.store import KEPT_DAYS, ReadRow, RenderedRow, Rows, Store, extreme, fingerprint, kept
 from luthier.errors import LuthierError
 from luthier.objectives.dpo import Dpo
 from luthier.objectives.sft import Sft
@@ -175,7 +175,7 @@ def test_what_is_put_in_comes_out(made: list[list[tuple[int, float]]], detail: s
     sequences = tuple(
         Tokens(np.asarray([i for i, _ in one], np.int32), np.asarray([w for _, w in one], np.float32)) for one in made
     )
-    here.put(row, Rendered(sequences, "kept", "why", detail))
+    here.put(row, RenderedRow(sequences, "kept", "why", detail))
     found = here.rendered(row)
     assert found is not None and found[1:] == ("kept", "why", detail) and len(found.sequences) == len(made)
     for one, other in zip(found.sequences, sequences, strict=True):
@@ -205,7 +205,7 @@ def test_the_longest_and_the_shortest(monkeypatch: pytest.MonkeyPatch) -> None:
     rows.read.source("file", 1.0)
     for length in (3, 9, 1, 7, 1):
         number = here.add("text", {"text": "a" * length})
-        one = Rendered((Tokens.unsupervised([0] * length),), "kept")
+        one = RenderedRow((Tokens.unsupervised([0] * length),), "kept")
         here.put(number, one)
         rows.read.add(number, length, f"{length:016x}", "")
         rows.add(ReadRow(len(rows), number, f"{length:016x}", Origin("file", length), 1.0, ""), one, 0, times=1)

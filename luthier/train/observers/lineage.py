@@ -11,7 +11,7 @@ from luthier.train.observers.base import Observer, Progress
 from luthier.train.state import State
 
 
-class Rows(Observer):
+class Lineage(Observer):
     """A line a step in `steps.jsonl`, with the numbers of its rows in the ledger, those of all ranks."""
 
     def __init__(self, folder: Path) -> None:
