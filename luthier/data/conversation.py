@@ -154,6 +154,10 @@ def _digest(value: Any) -> str:
 # ---- building messages from loosely typed JSON, shared by the formats --------------------------------------------
 
 ROLES = {"system", "developer", "user", "assistant", "tool"}
+SWIFTS = {"tool_call": "assistant", "tool_response": "tool"}
+"""Roles that only ms-swift has; what `tool_call` says is the call."""
+FLAGS = ("train", "training", "loss")
+"""Keys that say whether a message is learnt; the last two are Axolotl's and ms-swift's."""
 LARGEST_WEIGHT = 3e38
 """Sequences keep weights as float32, which holds no more."""
 
@@ -199,11 +203,15 @@ def message(value: Any, origin: Origin, position: int) -> Message:
     if not isinstance(value, dict):
         raise wrong(f"expected a mapping with role and content, got {type(value).__name__}")
     role = value.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise wrong(f"role {_short(role)}; allowed: {', '.join(sorted(ROLES))}")
+    if not isinstance(role, str) or role not in ROLES | SWIFTS.keys():
+        raise wrong(f"role {_short(role)}; allowed: {', '.join(sorted(ROLES | SWIFTS.keys()))}")
+    if value.get("train_detail") or value.get("training_detail"):
+        raise wrong("a part of a message cannot be learnt alone; write it as messages, the others with train: false")
+    if role == "tool_call":
+        return Message(role="assistant", tool_calls=called(value.get("content"), wrong), weight=weight(value, wrong))
     reasoning = _string(value, "reasoning_content", wrong)
     return Message(
-        role=role,
+        role=SWIFTS.get(role, role),
         content=_text_of(value.get("content"), wrong),
         reasoning=_string(value, "thinking", wrong) if reasoning is None else reasoning,
         tool_calls=tool_calls(value.get("tool_calls"), wrong),
@@ -225,15 +233,25 @@ def system_turns(value: Mapping[str, Any], origin: Origin) -> list[Message]:
 
 
 def weight(value: Mapping[str, Any], wrong: Wrong) -> float:
-    """What `train` and `weight` of a message say together; raises RowError."""
-    train, given = value.get("train"), value.get("weight")
-    if train is not None and not isinstance(train, bool):
-        raise wrong(f"train must be true or false, got {train!r}")
-    if given is None:
-        given = 1.0
+    """What `train` and `weight` of a message say together, under whichever name; raises RowError."""
+    flags = {key: value[key] for key in FLAGS if value.get(key) is not None}
+    for key, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise wrong(f"{key} must be true or false, got {flag!r}")
+    name = "weight" if value.get("weight") is not None else "loss_scale"
+    given = 1.0 if value.get(name) is None else value[name]
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= LARGEST_WEIGHT:
-        raise wrong(f"weight must be a number from 0 to {LARGEST_WEIGHT:g}, got {_short(given)}")
-    return 0.0 if train is False else float(given)
+        raise wrong(f"{name} must be a number from 0 to {LARGEST_WEIGHT:g}, got {_short(given)}")
+    return 0.0 if False in flags.values() else float(given)
+
+
+def called(said: Any, wrong: Wrong) -> tuple[Mapping[str, Any], ...]:
+    """What a turn says that is nothing but a call, or a list of some, in JSON; raises RowError."""
+    try:
+        calls = read_json(said) if isinstance(said, str) else said
+    except ValueError as error:
+        raise wrong(f"a function_call must be JSON with name and arguments: {error}") from None
+    return tool_calls(calls if isinstance(calls, list) else [calls], wrong)
 
 
 def tool_calls(calls: Any, wrong: Wrong) -> tuple[Mapping[str, Any], ...]:

@@ -11,17 +11,12 @@ from luthier.migrate.base import Draft, Refused, Rule, near
 from luthier.migrate.templates import own_template
 
 OBJECTIVES = {"dpo": "dpo", "ipo": "dpo", "kto": "kto", "orpo": "orpo", "simpo": "simpo"}
-TYPES = {
-    "alpaca": "alpaca",
-    "chat_template": "messages",
-    "completion": "text",
-    "pretrain": "text",
-    "sharegpt": "sharegpt",
-    "chat_template.default": "preference",
-    "chat_template.argilla": "preference",
-    "bradley_terry.chat_template": "preference",
+FIELDS = {
+    "alpaca": {"instruction": "field_instruction", "input": "field_input", "output": "field_output"},
+    "preference": {"prompt": "field_prompt", "chosen": "field_chosen", "rejected": "field_rejected"},
+    "labelled": {"prompt": "field_prompt", "completion": "field_completion", "label": "field_label"},
 }
-"""Types of their data sets and our formats."""
+"""Keys of rows in our formats, and the keys of a type of the user's own that name them."""
 PREFERENCES = ("dpo", "orpo", "simpo", "reward")
 
 
@@ -164,13 +159,15 @@ def _layout(draft: Draft, key: str, entry: dict[str, Any], notes: list[str]) -> 
     """`format` and `columns` of a data set."""
     kind, where, objective = entry.get("type"), entry["path"], draft.facts.get("objective")
     kind = "pretrain" if kind is None and key == "pretraining_dataset" else kind
-    if not isinstance(kind, str) or kind not in TYPES:
-        raise Refused(key, f"{where}: type {kind!r} cannot be translated; one of {', '.join(TYPES)}")
-    plain = TYPES[kind]
-    if objective in PREFERENCES:
-        plain = "preference"
-    elif objective == "kto":
-        plain = "labelled"
+    judged = "preference" if objective in PREFERENCES else "labelled" if objective == "kto" else None
+    if isinstance(kind, dict):
+        return _own(key, entry, judged or "alpaca", notes)
+    known = _type(draft, key, where, kind)
+    plain = judged or known["format"]
+    if str(kind).startswith("chatml."):
+        notes.append("chatml: turns are written by the chat template, theirs are ChatML whatever the model")
+    if known.get("columns"):
+        return {"format": plain, "columns": known["columns"]}
     if plain == "alpaca":
         notes.append(
             "alpaca: questions are written by the chat template, theirs under headings such as ### Instruction"
@@ -188,15 +185,44 @@ def _layout(draft: Draft, key: str, entry: dict[str, Any], notes: list[str]) -> 
         plain = "sharegpt"
     elif turns != {"role": "role", "content": "content"}:
         raise Refused(key, f"{where}: turns must have role and content, or from and value")
-    if entry.get("message_field_training") not in (None, "train", "weight"):
+    if entry.get("message_field_training") not in (None, "train", "training", "weight"):
         raise Refused(key, f"{where}: message_field_training: name the key `train` in the rows")
     return {"format": plain} | _columns(plain, entry)
+
+
+def _type(draft: Draft, key: str, where: str, kind: Any) -> dict[str, Any]:
+    """The format, and columns of that name, of a type by its name."""
+    words, name = draft.table.words, str(kind)
+    if name in words["no_types"]:
+        raise Refused(key, f"{where}: type {name}: {words['no_types'][name]}")
+    if name not in words["types"]:
+        raise Refused(key, f"{where}: type {kind!r} cannot be translated; one of {', '.join(words['types'])}")
+    return dict(words["types"][name])
+
+
+def _own(key: str, entry: dict[str, Any], plain: str, notes: list[str]) -> dict[str, Any]:
+    """`format` and `columns` of a data set whose type is the user's own."""
+    given = {name: said for name, said in entry["type"].items() if said}
+    if "system_prompt" in given:
+        raise Refused(key, f"{entry['path']}: type.system_prompt: give the rows a key `system` each, which says it")
+    fields = FIELDS[plain] | {"system": "field_system"}
+    written = [name for name in given if name.endswith("format")]
+    if unknown := sorted(given.keys() - {*fields.values(), *written}):
+        raise Refused(
+            key, f"{entry['path']}: type.{unknown[0]} cannot be translated; {near(unknown[0], fields.values())}"
+        )
+    if written:
+        notes.append(f"type.{written[0]}: turns are written by the chat template")
+    return {"format": plain, "columns": {own: given.get(name, own) for own, name in fields.items()}}
 
 
 def _columns(plain: str, entry: dict[str, Any]) -> dict[str, Any]:
     """Keys that the rows have by another name."""
     if plain == "text" and entry.get("field") not in (None, "text"):
         return {"columns": {"text": entry["field"]}}
+    if plain == "preference":
+        own = {key: entry.get(f"field_{key}") or key for key in ("messages", "chosen", "rejected")}
+        return {} if all(key == name for key, name in own.items()) else {"columns": own | {"system": "system"}}
     named = entry.get("field_messages")
     usual = "conversations" if plain == "sharegpt" else "messages"
     if plain not in ("messages", "sharegpt") or named in (None, "messages", "conversations"):

@@ -332,9 +332,22 @@ def test_the_place_of_a_bad_turn_is_named() -> None:
 
 ROW_KEYS = ["messages", "conversations", "system", "tools", "instruction", "input", "output", "history", "prompt"]
 ROW_KEYS += ["completion", "query", "response", "question", "answer", "text", "chosen"]
+ROW_KEYS += ["rejected", "rejected_response", "rejected_messages", "solution", "problem", "label"]
 TURN_KEYS = ["role", "content", "from", "value", "weight", "train", "tool_calls", "function", "name", "arguments", "id"]
-TURN_KEYS += ["tool_call_id", "reasoning_content", "thinking", "type", "text"]
-WORDS = ["user", "assistant", "human", "gpt", "tool", "function_call", "text", "{}", '[{"name": "f"}]', "[["]
+TURN_KEYS += ["tool_call_id", "reasoning_content", "thinking", "type", "text", "loss", "loss_scale", "training"]
+WORDS = [
+    "user",
+    "assistant",
+    "human",
+    "gpt",
+    "tool",
+    "function_call",
+    "tool_call",
+    "text",
+    "{}",
+    '[{"name": "f"}]',
+    "[[",
+]
 KEYS = st.sampled_from(ROW_KEYS + TURN_KEYS)
 ANY_KEY = KEYS | KEYS | st.integers() | st.none() | st.tuples(st.booleans()) | st.text(max_size=2)
 LEAVES = st.sampled_from(WORDS) | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)

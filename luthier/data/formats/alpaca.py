@@ -6,6 +6,7 @@ from typing import Any
 
 from luthier.data.conversation import Content, Message, Row, conversation, system_turns
 from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.formats.listed import listed
 from luthier.errors import RowError
 
 
@@ -55,6 +56,7 @@ def _names(value: dict[str, Any]) -> dict[str, str]:
 def history(pairs: Any, row: Row) -> list[Message]:
     """Earlier question-answer pairs as messages, learnt like the last one; raises RowError."""
     turns: list[Message] = []
+    pairs = listed(pairs)
     wrong = RowError(str(row.origin), "bad-message", "history must be a list of [question, answer] pairs")
     if pairs is not None and not isinstance(pairs, list):
         raise wrong

@@ -15,13 +15,22 @@ from typing import Any, Protocol
 
 from luthier import plugins
 from luthier.data.conversation import Content, Row
+from luthier.data.formats.listed import listed
 from luthier.errors import AmbiguousFormat, DataError, RowError
 
 SAMPLE_ROWS = 200
 """Rows looked at to recognise a file."""
 
-PREFERENCE_KEYS = frozenset({"chosen", "rejected"})
+PREFERENCE_KEYS = frozenset({"chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages"})
 """Keys of layouts that say which answer is better."""
+
+NOT_READ = {
+    ("segments",): "segments of raw text, each learnt or not, as Axolotl's input_output has them: turns are written by "
+    "the chat template here; write messages, with train: false on those that are not to be learnt",
+    ("completions", "labels"): "steps that are judged one by one: no objective learns from them",
+    ("positive_messages",): "what an embedding or a reranker learns from: no objective here does",
+}
+"""Keys of layouts that are known and not read, and why."""
 
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 """Keys of rows that hold more than text."""
@@ -80,6 +89,9 @@ def recognise(rows: Sequence[Row], file: str) -> str:
     """
     rows = _of_one_kind(rows[:SAMPLE_ROWS])
     sample = [row.value for row in rows]
+    for keys, why in NOT_READ.items():
+        if all(isinstance(value, dict) and set(keys) <= set(value) for value in sample):
+            raise DataError(f"{file}: rows with {' and '.join(keys)} cannot be read: {why}")
     shares = {name: sum(named(name).recognises(value) for value in sample) for name in plugins.names("format")}
     candidates = [name for name, count in shares.items() if count * 10 >= len(sample)]
     if len(candidates) == 1 and shares[candidates[0]] * 2 >= len(sample):
@@ -106,6 +118,12 @@ def _of_one_kind(rows: Sequence[Row]) -> Sequence[Row]:
 def judged(value: Mapping[str, Any]) -> bool:
     """Whether a row says which answer is better, or whether its answer is wanted; then it is no plain conversation."""
     return bool(PREFERENCE_KEYS & set(value)) or isinstance(value.get("label"), bool)
+
+
+def unanswered(value: Mapping[str, Any]) -> bool:
+    """Whether a row's messages end before the answer, and the right one stands beside them."""
+    talk = listed(value.get("messages")) if value.get("solution") is not None else None
+    return isinstance(talk, list) and bool(talk) and isinstance(talk[-1], dict) and talk[-1].get("role") != "assistant"
 
 
 def wrong_layout(row: Row, evidence: str) -> RowError:

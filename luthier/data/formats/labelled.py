@@ -6,7 +6,7 @@ from typing import Any
 
 from luthier.data.conversation import Content, Labelled, Row, conversation, unlearnt
 from luthier.data.formats.base import PREFERENCE_KEYS, wrong_layout
-from luthier.data.formats.preference import prompt_of, turns
+from luthier.data.formats.preference import asked_again, prompt_of, turns
 from luthier.errors import RowError
 
 ANSWERS = ("completion", "response", "answer", "output")
@@ -28,7 +28,10 @@ class LabelledAnswer:
         said = prompt_of(row)
         answer = next((row.value[key] for key in ANSWERS if row.value.get(key)), None)
         if answer is not None:
-            said = said + turns(answer, "assistant", row.origin)
+            given = turns(answer, "assistant", row.origin)
+            said = (
+                [turn for turn in said if turn.role == "system"] + given if asked_again(said, given) else said + given
+            )
         if not said or said[-1].role != "assistant":
             raise RowError(str(row.origin), "no-assistant", "the row does not end with an answer")
         before = [unlearnt(turn) for turn in said[:-1]]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from luthier.data.conversation import Content, Row, conversation, message
-from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.conversation import Content, Message, Row, conversation, message, system_turns
+from luthier.data.formats.base import judged, unanswered, wrong_layout
 from luthier.data.formats.listed import listed
 
 KEYS = ("messages", "conversations", "conversation")
@@ -18,15 +19,24 @@ class Messages:
 
     def recognises(self, value: Any) -> bool:
         """A list of mappings with a role, under one of the known keys."""
-        return isinstance(value, dict) and not judged(value) and _key(value) is not None
+        return isinstance(value, dict) and not judged(value) and not unanswered(value) and _key(value) is not None
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
         key = _key(row.value) if isinstance(row.value, dict) else None
         if key is None:
             raise wrong_layout(row, self.evidence)
-        turns = [message(turn, row.origin, position) for position, turn in enumerate(listed(row.value[key]))]
-        return conversation(turns, row.origin, row.value.get("tools"))
+        turns: list[Message] = []
+        for position, given in enumerate(listed(row.value[key])):
+            turn = message(given, row.origin, position)
+            if (
+                given["role"] == "tool_call" and turns and turns[-1].role == "assistant"
+            ):  # ms-swift's one turn, in parts
+                turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)
+            else:
+                turns.append(turn)
+        before = [] if turns[0].role == "system" else system_turns(row.value, row.origin)
+        return conversation(before + turns, row.origin, row.value.get("tools"))
 
 
 def _key(value: dict[str, Any]) -> str | None:

@@ -17,37 +17,47 @@ from luthier.data.conversation import (
     unlearnt,
 )
 from luthier.data.formats.alpaca import history
-from luthier.data.formats.base import PREFERENCE_KEYS, wrong_layout
+from luthier.data.formats.base import wrong_layout
+from luthier.data.formats.listed import listed
 from luthier.data.formats.sharegpt import sharegpt_message
 from luthier.errors import RowError
 
-PROMPTS = ("prompt", "messages", "conversations", "conversation", "question", "query", "instruction")
+LISTS = ("messages", "conversations", "conversation")
+PROMPTS = ("prompt", "messages", "conversations", "conversation", "question", "query", "problem", "instruction")
+PAIRS = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("response", "rejected_response"),
+    ("messages", "rejected_messages"),
+)
+"""Keys of the better and the worse answer; the last two are ms-swift's."""
 
 
 class PreferencePair:
     """A prompt (text, messages or ShareGPT turns; or the turns that both answers begin with) and two answers."""
 
-    evidence = "chosen and rejected, each text, a message or messages; prompt or instruction; margin optional"
+    evidence = (
+        "chosen and rejected, each text, a message or messages; prompt or instruction; margin optional "
+        "(or messages and rejected_response)"
+    )
 
     def recognises(self, value: Any) -> bool:
         """Both answers are there, as text or turns."""
-        return (
-            isinstance(value, dict)
-            and set(value) >= PREFERENCE_KEYS
-            and all(isinstance(value[key], str | dict | list) for key in PREFERENCE_KEYS)
-        )
+        return isinstance(value, dict) and _sides(value) is not None
 
     def read(self, row: Row) -> Content:
         """The pair; raises RowError."""
         value, origin = row.value, row.origin
-        if not self.recognises(value):
+        sides = _sides(value) if isinstance(value, dict) else None
+        if sides is None:
             raise wrong_layout(row, self.evidence)
-        better, worse = (turns(value[key], "assistant", origin) for key in ("chosen", "rejected"))
+        better, worse = (turns(side, "assistant", origin) for side in sides)
         prompt = prompt_of(row)
-        if not prompt:  # both answers are whole conversations
+        if asked_again(prompt, better) and asked_again(prompt, worse):  # both answers are whole conversations
+            system = [turn for turn in prompt if turn.role == "system" and turn not in better]
             same = [a == b for a, b in zip(better, worse, strict=False)]
             shared = same.index(False) if False in same else len(same)
-            prompt, better, worse = better[:shared], better[shared:], worse[shared:]
+            prompt, better, worse = system + better[:shared], better[shared:], worse[shared:]
         if better == worse:
             raise RowError(str(origin), "identical-pair", "chosen and rejected are the same")
         if not any(turn.role == "user" for turn in prompt):
@@ -57,12 +67,29 @@ class PreferencePair:
         return Preference(both[0], both[1], _margin(value.get("margin"), origin))
 
 
+def _sides(value: dict[str, Any]) -> tuple[Any, Any] | None:
+    """The better answer and the worse one; of messages with a response that was rejected, both conversations."""
+    found = next(((value[a], value[b]) for a, b in PAIRS if a in value and b in value), None)
+    talk, worse = listed(value.get("messages")), value.get("rejected_response")
+    if found is None and worse is not None and isinstance(talk, list) and len(talk) > 1:
+        worse = [{"role": "assistant", "content": worse}] if isinstance(worse, str) else worse
+        found = (talk, talk[:-1] + worse) if isinstance(worse, list) else None
+    return found if found and all(isinstance(side, str | dict | list) for side in found) else None
+
+
+def asked_again(prompt: list[Message], said: list[Message]) -> bool:
+    """Whether an answer is a whole conversation, in which the question of its prompt stands once more."""
+    asked = [turn.content for turn in prompt if turn.role == "user"][-1:]
+    return set(asked) <= {turn.content for turn in said if turn.role == "user"}
+
+
 def prompt_of(row: Row) -> list[Message]:
     """What is asked, under whichever key it stands; empty where there is none. Raises RowError."""
     value = row.value
-    asked = next((value[key] for key in PROMPTS if value.get(key)), "")
+    key = next((key for key in PROMPTS if value.get(key)), "")
+    asked = listed(value[key]) if key in LISTS else value[key] if key else ""
     if isinstance(value.get("input"), str) and value["input"] and isinstance(asked, str):
-        asked = f"{asked}\n{value['input']}"  # Alpaca's second half of an instruction
+        asked = "\n".join(filter(None, (asked, value["input"])))  # Alpaca's second half of an instruction
     before = system_turns(value, row.origin) + history(value.get("history"), row)
     return before + (turns(asked, "user", row.origin) if asked else [])
 

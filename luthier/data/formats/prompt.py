@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.conversation import Content, Conversation, Row, Task
-from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.formats.base import judged, unanswered, wrong_layout
 from luthier.data.formats.preference import prompt_of
 from luthier.data.formats.prompt_completion import PAIRS
 from luthier.errors import RowError
@@ -16,7 +16,10 @@ ANSWERS = ("answer", "solution", "ground_truth", "target")
 class Prompt:
     """A prompt (text or messages) for online objectives; rewards see all other keys of the row."""
 
-    evidence = "prompt, with answer, solution, ground_truth or target where there is one; for online objectives"
+    evidence = (
+        "prompt, with answer, solution, ground_truth or target where there is one (or query, problem or messages with "
+        "solution); for online objectives"
+    )
 
     def recognises(self, value: Any) -> bool:
         """A prompt is there, and nothing that would be learnt from it."""
@@ -38,8 +41,8 @@ class Prompt:
 
 
 def _asks(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("prompt"), str | list)
-        and not any(set(pair) <= set(value) for pair in PAIRS)
-    )
+    if not isinstance(value, dict) or any(set(pair) <= set(value) for pair in PAIRS):
+        return False
+    judged_by = value.get("solution") is not None
+    plain = judged_by and any(isinstance(value.get(key), str) for key in ("query", "problem"))
+    return isinstance(value.get("prompt"), str | list) or plain or unanswered(value)

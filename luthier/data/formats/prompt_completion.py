@@ -15,6 +15,8 @@ PAIRS = (
     ("prompt", "response"),
     ("query", "response"),
     ("question", "answer"),
+    ("prompt", "generation"),
+    ("article", "summary"),
     ("input", "ideal"),
 )
 

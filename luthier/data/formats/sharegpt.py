@@ -9,15 +9,14 @@ from luthier.data.conversation import (
     Message,
     Origin,
     Row,
+    called,
     conversation,
     system_turns,
-    tool_calls,
     weight,
     wrong_message,
 )
 from luthier.data.formats.base import judged, wrong_layout
 from luthier.data.formats.listed import listed
-from luthier.data.strict import read_json
 
 KEYS = ("conversations", "conversation")
 ROLE_OF = {
@@ -30,17 +29,21 @@ ROLE_OF = {
     "model": "assistant",
     "function_call": "assistant",
     "observation": "tool",
+    "function_response": "tool",
     "tool": "tool",
 }
 
 
 class ShareGPT:
-    """Turns with `from` and `value`; `function_call` and `observation` turns become tool calls and results."""
+    """Turns with `from` and `value`; `function_call` and `observation` turns become tool calls and results.
 
-    evidence = "conversations: a list of {from, value}; system and tools optional"
+    Or, as older rows of ms-swift have it, two turns at once: `{"human": ..., "assistant": ...}`.
+    """
+
+    evidence = "conversations: a list of {from, value}, or of {human, assistant}; system and tools optional"
 
     def recognises(self, value: Any) -> bool:
-        """A list of mappings with `from` and `value`."""
+        """A list of such mappings."""
         return isinstance(value, dict) and not judged(value) and _turns(value) is not None
 
     def read(self, row: Row) -> Content:
@@ -55,12 +58,12 @@ class ShareGPT:
 def _turns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     for key in KEYS:
         turns = listed(value.get(key))
-        if (
-            isinstance(turns, list)
-            and turns
-            and all(isinstance(t, dict) and {"from", "value"} <= set(t) for t in turns)
-        ):
+        if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+            continue
+        if all({"from", "value"} <= set(turn) for turn in turns):
             return turns
+        if all(set(turn) == {"human", "assistant"} for turn in turns):
+            return [{"from": who, "value": turn[who]} for turn in turns for who in ("human", "assistant")]
     return None
 
 
@@ -74,9 +77,4 @@ def sharegpt_message(turn: dict[str, Any], origin: Origin, position: int) -> Mes
         raise wrong(f"value must be a string, got {type(text).__name__}")
     if speaker != "function_call":
         return Message(role=ROLE_OF[speaker], content=text, weight=weight(turn, wrong))
-    try:
-        calls = read_json(text)
-    except ValueError as error:
-        raise wrong(f"a function_call must be JSON with name and arguments: {error}") from None
-    called = tool_calls(calls if isinstance(calls, list) else [calls], wrong)
-    return Message(role="assistant", tool_calls=called, weight=weight(turn, wrong))
+    return Message(role="assistant", tool_calls=called(text, wrong), weight=weight(turn, wrong))
