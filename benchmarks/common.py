@@ -7,6 +7,8 @@ import json
 import os
 import platform
 import random
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -77,6 +79,19 @@ def _cache(name: str) -> Path:
     folder = home() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / name
+
+
+def package_files(requirement: str, pattern: str, *options: str) -> Path:
+    """A folder with the files of a package whose names match, downloaded once."""
+    folder = _cache(re.sub(r"\W+", "-", f"{requirement} {pattern}"))
+    if not folder.exists():
+        with _downloaded(requirement, *options) as package, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            shutil.unpack_archive(package, scratch, "zip" if package.suffix == ".whl" else None)
+            for file in [file for file in Path(scratch).rglob("*") if file.is_file()]:
+                if not re.search(pattern, file.relative_to(scratch).as_posix()):
+                    file.unlink()
+            shutil.copytree(scratch, folder)
+    return folder
 
 
 @contextmanager

@@ -158,6 +158,8 @@ SWIFTS = {"tool_call": "assistant", "tool_response": "tool"}
 """Roles that only ms-swift has; what `tool_call` says is the call."""
 FLAGS = ("train", "training", "loss")
 """Keys that say whether a message is learnt; the last two are Axolotl's and ms-swift's."""
+WEIGHTS = ("weight", "loss_weight", "loss_scale")
+"""Keys that say by how much; the last two are LLaMA-Factory's and ms-swift's."""
 LARGEST_WEIGHT = 3e38
 """Sequences keep weights as float32, which holds no more."""
 
@@ -238,8 +240,8 @@ def weight(value: Mapping[str, Any], wrong: Wrong) -> float:
     for key, flag in flags.items():
         if not isinstance(flag, bool):
             raise wrong(f"{key} must be true or false, got {flag!r}")
-    name = "weight" if value.get("weight") is not None else "loss_scale"
-    given = 1.0 if value.get(name) is None else value[name]
+    name = next((name for name in WEIGHTS if value.get(name) is not None), "")
+    given = value[name] if name else 1.0
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= LARGEST_WEIGHT:
         raise wrong(f"{name} must be a number from 0 to {LARGEST_WEIGHT:g}, got {_short(given)}")
     return 0.0 if False in flags.values() else float(given)
@@ -293,7 +295,10 @@ def _text_of(content: Any, wrong: Wrong) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
+    plain = [isinstance(part, dict) and part.get("type") == "text" for part in parts]
+    texts = [
+        part.get("text", part.get("value")) if is_text else None for part, is_text in zip(parts, plain, strict=True)
+    ]
     if not all(isinstance(text, str) for text in texts):
         raise wrong("content must be a string or a list of text parts; images and audio are not read yet")
     return "".join(str(text) for text in texts)

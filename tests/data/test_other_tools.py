@@ -59,7 +59,15 @@ SWIFT: list[tuple[str, Any, Content]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value", "content"), AXOLOTL + SWIFT)
+PART, OTHERS = ([{"type": "text", "value": said}] for said in "ab")
+LLAMA_FACTORY: list[tuple[str, Any, Content]] = [
+    ("messages", {"messages": [U, A | {"content": PART, "loss_weight": 1.0}]}, TALK),
+    ("preference", {"chosen_messages": [U, A | {"content": PART}], "rejected_messages": [U, A | {"content": OTHERS}]},
+     PAIR),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value", "content"), AXOLOTL + SWIFT + LLAMA_FACTORY)
 def test_recognised_and_read(name: str, value: Any, content: Content) -> None:
     given = rows(value)
     assert recognise(given, "rows.json") == name

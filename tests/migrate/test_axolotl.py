@@ -143,7 +143,7 @@ def test_meanings(rows: Path, tiny: Path, changes: dict[str, Any], expected: dic
     ("changes", "key", "said"),
     [
         ({"datasets": [{"path": "tatsu-lab/alpaca", "type": "alpaca"}]}, "datasets", "is not on this machine"),
-        ({"datasets": [{"path": "data/plain.json", "type": "jeopardy"}]}, "datasets", "'jeopardy' cannot be translated"),
+        ({"datasets": [{"path": "data/plain.json", "type": "jeopardy"}]}, "datasets", "'jeopardy' cannot be"),
         ({"datasets": [{"path": "data/plain.json", "type": "alpaca", "shard": 3}]}, "datasets", "'shards'"),
         ({"datasets": [{"path": "data/plain.json", "type": "input_output"}]}, "datasets", "with train: false"),
         ({"datasets": [{"path": "data/plain.json", "type": {"field_output": "a", "field_inptu": "b"}}]}, "datasets",

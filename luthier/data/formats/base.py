@@ -21,7 +21,9 @@ from luthier.errors import AmbiguousFormat, DataError, RowError
 SAMPLE_ROWS = 200
 """Rows looked at to recognise a file."""
 
-PREFERENCE_KEYS = frozenset({"chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages"})
+PREFERENCE_KEYS = frozenset(
+    {"chosen", "rejected", "chosen_response", "rejected_response", "chosen_messages", "rejected_messages"}
+)
 """Keys of layouts that say which answer is better."""
 
 NOT_READ = {

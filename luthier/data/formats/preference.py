@@ -27,6 +27,7 @@ PROMPTS = ("prompt", "messages", "conversations", "conversation", "question", "q
 PAIRS = (
     ("chosen", "rejected"),
     ("chosen_response", "rejected_response"),
+    ("chosen_messages", "rejected_messages"),
     ("response", "rejected_response"),
     ("messages", "rejected_messages"),
 )
