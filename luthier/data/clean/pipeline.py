@@ -7,7 +7,7 @@ looked at.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ class Stage:
     def _read(self, outcome: Outcome, working: Sequence[Cleaner]) -> Outcome:
         value, mended = outcome.value, []
         for settings, cleaner in zip(self.cleaners, working, strict=True):
-            better = strings(value, cleaner.mend)
+            better = cleaner.mend_row(value)
             if better != value:
                 value = better
                 mended.append(settings.type)
@@ -150,18 +150,3 @@ def _working(cleaners: tuple[CleanerSettings, ...]) -> list[Cleaner]:
     if key not in _BUILT:
         _BUILT[key] = [settings.build() for settings in cleaners]
     return _BUILT[key]
-
-
-def strings(value: Any, mend: Callable[[str], str]) -> Any:
-    """A JSON value with all its strings mended; keys, and the names of those who speak, are no text."""
-    if isinstance(value, str):
-        return mend(value)
-    if isinstance(value, list):
-        return [strings(one, mend) for one in value]
-    if isinstance(value, dict):
-        return {key: one if key in NO_TEXT else strings(one, mend) for key, one in value.items()}
-    return value
-
-
-NO_TEXT = frozenset({"role", "from", "name", "type", "id", "tool_call_id"})
-"""Keys whose strings are names."""

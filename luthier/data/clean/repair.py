@@ -1,5 +1,7 @@
 """Text that programs broke: wrong encodings (ftfy), invisible characters, remains of HTML, spaces, open code fences.
 
+Also brackets that JSON lacks, where only one mending makes it valid, and turns in an order that no row may have.
+
 Code is left as it is, wherever a text marks it; and so is whatever a script needs: joiners in Persian and in emoji.
 """
 
@@ -12,10 +14,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.data.clean.base import Cleaner, CleanerSettings
+from luthier.data.clean.base import Cleaner, CleanerSettings, strings
+from luthier.data.strict import read_json
 from luthier.errors import MissingExtra
 
-Fault = Literal["encoding", "unicode", "invisible", "html", "spaces", "fences"]
+Fault = Literal["encoding", "unicode", "invisible", "html", "spaces", "fences", "brackets", "turns"]
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
 CODE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 """What a text marks as code: fenced blocks and spans."""
@@ -33,6 +36,16 @@ TAG = re.compile(
 BREAK = re.compile(r"<(?:br|/p|/div|/li|/tr|/h[1-6])\b[^<>]*>", re.I)
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5}|[a-z]{2,8});")
 SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
+JSON_BLOCK = re.compile(
+    r"^(?P<open> {0,3}(`{3,}|~{3,})json[ \t]*\n)(?P<inner>.*)(?P<close>\n {0,3}\2[`~]*[ \t]*)$", re.DOTALL
+)
+"""A fenced block of JSON."""
+PAIRS = {"{": "}", "[": "]"}
+TALKS = ("messages", "conversations", "conversation")
+"""Keys under which turns are."""
+SPEAKERS = frozenset({"system", "user", "human", "assistant", "gpt"})
+"""Who may not speak twice in a row; a tool may."""
+JSON_MARK = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
 SEEN_TAGS = 2
 """Tags, or entities, from which on a text is taken for remains of a page, and not for a text about HTML."""
 
@@ -41,8 +54,8 @@ class Repair(CleanerSettings):
     """Mend what programs broke in a text; what it says stays."""
 
     type: Literal["repair"] = "repair"
-    only: list[Fault] = Field(default=["encoding", "unicode", "invisible", "html", "spaces", "fences"])
-    """What is mended."""
+    only: list[Fault] = Field(default=["encoding", "unicode", "invisible", "html", "spaces", "fences", "brackets"])
+    """What is mended; `turns` besides: empty turns go, the system's comes first, two of one speaker become one."""
 
     def build(self) -> Cleaner:
         """Load ftfy."""
@@ -56,14 +69,25 @@ class _Repair(Cleaner):
         }  # fmt: skip
         self.prose = [prose[fault] for fault in prose if fault in only]
         self.fences, self.ends = "fences" in only, "spaces" in only
+        self.brackets, self.turns = "brackets" in only, "turns" in only
+
+    def mend_row(self, value: Any) -> Any:
+        """Every string mended, then the order of turns."""
+        value = strings(value, self.mend)
+        if not self.turns or not isinstance(value, dict):
+            return value
+        return {key: ordered(one) if key in TALKS else one for key, one in value.items()}
 
     def mend(self, text: str) -> str:
         """Prose mended, code as it was, and its last fence closed."""
         if self.fences:
             text = closed(text)
+        if self.brackets and text.lstrip()[:1] in ("{", "["):
+            text = balanced(text)
         pieces, end = [], 0
         for code in CODE.finditer(text):
-            pieces += [self._prose(text[end : code.start()]), code.group()]
+            said = JSON_BLOCK.sub(_balanced_block, code.group()) if self.brackets else code.group()
+            pieces += [self._prose(text[end : code.start()]), said]
             end = code.end()
         mended = "".join([*pieces, self._prose(text[end:])])
         return mended.rstrip(" \t") if self.ends else mended
@@ -123,3 +147,65 @@ def closed(text: str) -> str:
         elif mark[0] == opened[0] and len(mark) >= len(opened):
             opened = ""
     return text if not opened else text.rstrip("\n") + "\n" + opened
+
+
+def balanced(text: str) -> str:
+    """JSON that lacks closing brackets at its end, or has too many there, mended; anything else as it is.
+
+    Which brackets are open follows from the text, so that there is one mending or none.
+    """
+    try:
+        read_json(text)
+    except ValueError:
+        opened, quoted = [], False
+        for mark in JSON_MARK.finditer(text):
+            if mark.group() == '"':
+                quoted = not quoted
+            elif not quoted and mark.group() in PAIRS:
+                opened.append(PAIRS[mark.group()])
+            elif not quoted and mark.group() in "}]":
+                if not opened and not text[mark.start() :].strip("}] \t\r\n"):
+                    return _valid(text[: mark.start()].rstrip(), text)
+                if not opened or opened.pop() != mark.group():
+                    return text
+        return _valid(text.rstrip() + "".join(reversed(opened)), text) if opened and not quoted else text
+    return text
+
+
+def _valid(mended: str, text: str) -> str:
+    try:
+        read_json(mended)
+    except ValueError:
+        return text
+    return mended
+
+
+def _balanced_block(block: re.Match[str]) -> str:
+    return block["open"] + balanced(block["inner"]) + block["close"]
+
+
+def ordered(talk: Any) -> Any:
+    """Turns without those that say nothing, the system's first, and two of one speaker as one; else the same value.
+
+    Only turns that hold nothing but a speaker and a text are touched, and an answer that comes first stays.
+    """
+    keys = ("role", "content") if _plain(talk, "role", "content") else ("from", "value")
+    if not _plain(talk, *keys):
+        return talk
+    who, says = keys
+    said = [turn for turn in talk if turn[says].strip()]
+    said.sort(key=lambda turn: turn[who] != "system")
+    turns: list[dict[str, str]] = []
+    for turn in said:
+        if turns and turns[-1][who] == turn[who] and turn[who] in SPEAKERS:
+            turns[-1] = {**turns[-1], says: f"{turns[-1][says]}\n\n{turn[says]}"}
+        else:
+            turns.append(turn)
+    return turns if turns else talk
+
+
+def _plain(talk: Any, *keys: str) -> bool:
+    return isinstance(talk, list) and all(
+        isinstance(turn, dict) and set(turn) == set(keys) and all(isinstance(text, str) for text in turn.values())
+        for turn in talk
+    )

@@ -77,3 +77,86 @@ def test_rows_are_mended_and_their_names_are_not(cleaned: Any) -> None:
     (outcome,) = cleaned(Repair(), value, format="messages")
     assert outcome.value["messages"][0] == {"role": "user", "content": "café?"} and outcome.mended == ("repair",)
     assert outcome.content.messages[0].content == "café?" and value["messages"][0]["content"] == "cafÃ©?"
+
+
+CALL = '{"name": "f", "arguments": {"x": [1, "a}]"]}}'
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [
+        (CALL[:-1], CALL),
+        (CALL[:-2], CALL),
+        (CALL + "}", CALL),
+        (CALL + "]\n}", CALL),
+        ('[{"a": 1}', '[{"a": 1}]'),
+        (f"Call:\n```json\n{CALL[:-2]}\n```\nDone.", f"Call:\n```json\n{CALL}\n```\nDone."),
+        (f"Call:\n```json\n{CALL[:-2]}", f"Call:\n```json\n{CALL}\n```"),
+    ],
+)
+def test_brackets_that_json_lacks(broken: str, mended: str) -> None:
+    assert MEND(broken) == mended
+    assert MEND(mended) == mended
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": "b',  # an open string may end anywhere
+        '{"a": [1}',  # one bracket too many, or one too few
+        '{"a": 1,',
+        '{"a"',
+        '{"a": 1} and more}',
+        "[see below",
+        "{ a set",
+        "```\n{\n```",  # no JSON is spoken of
+        "```json\n{a: [1}\n```",
+        "[1]",
+        "}",
+    ],
+)
+def test_brackets_that_may_be_meant_otherwise_stay(text: str) -> None:
+    assert MEND(text) == text
+
+
+def test_a_call_that_cannot_be_mended_is_refused(cleaned: Any) -> None:
+    def talk(call: str) -> Any:
+        said = [{"from": "human", "value": "u"}, {"from": "function_call", "value": call}]
+        return {"conversations": [*said, {"from": "observation", "value": "t"}, {"from": "gpt", "value": "a"}]}
+
+    good, bad = cleaned(Repair(), talk(CALL[:-2]), talk('{"name": "f'), format="sharegpt")
+    assert good.mended == ("repair",) and good.content.messages[1].tool_calls[0]["function"]["name"] == "f"
+    assert bad.drop.rule == "bad-message" and "must be JSON" in bad.drop.detail
+
+
+U, A, S = ({"role": role, "content": role[0]} for role in ("user", "assistant", "system"))
+EMPTY = {"role": "assistant", "content": " "}
+TURNS = Repair(only=["turns"]).build().mend_row
+
+
+@pytest.mark.parametrize(
+    ("talk", "turns"),
+    [
+        ([U, A, U, A], [U, A, U, A]),
+        ([A, U, A], [A, U, A]),  # formats read an answer that comes first
+        ([U, EMPTY, U, A], [U | {"content": "u\n\nu"}, A]),
+        ([U, S, A], [S, U, A]),
+        ([U, A, A], [U, A | {"content": "a\n\na"}]),
+        ([U, A | {"weight": 0}, A], [U, A | {"weight": 0}, A]),  # what holds more is not touched
+        ([EMPTY], [EMPTY]),
+        ([], []),
+        ("u", "u"),
+    ],
+)
+def test_order_of_turns(talk: Any, turns: Any) -> None:
+    assert TURNS({"messages": talk, "id": 1}) == {"messages": turns, "id": 1}
+    assert TURNS(TURNS({"messages": talk})) == TURNS({"messages": talk})
+
+
+def test_the_order_of_turns_makes_a_row_usable(cleaned: Any) -> None:
+    value = {"conversations": [
+        {"from": "human", "value": "u"}, {"from": "gpt", "value": ""}, {"from": "gpt", "value": "a"}]}  # fmt: skip
+    (refused,) = cleaned(Repair(), value, format="sharegpt")
+    assert refused.drop.rule == "empty-answer"  # turns are mended only where that is asked for
+    (found,) = cleaned(Repair(only=["turns"]), value, format="sharegpt")
+    assert [turn.content for turn in found.content.messages] == ["u", "a"] and found.mended == ("repair",)
