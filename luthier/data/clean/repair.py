@@ -168,7 +168,7 @@ def balanced(text: str) -> str:
                     return _valid(text[: mark.start()].rstrip(), text)
                 if not opened or opened.pop() != mark.group():
                     return text
-        return _valid(text.rstrip() + "".join(reversed(opened)), text) if opened and not quoted else text
+        return _valid(text.rstrip() + "".join(reversed(opened)), text) if opened else text
     return text
 
 

@@ -49,6 +49,7 @@ def test_what_asks_for_harm(cleaned: Any, question: str, topic: str) -> None:
         "Write a story about a knight who fights a dragon.",
         "What were the causes of the First World War?",
         "The bomb was found in 1945.",  # nothing is asked
+        "A man was arrested for trying to make a bomb.",
         "Describe the plot of a crime novel in which someone is poisoned.",
         "Which drugs treat malaria?",
         "我如何学习编程？",

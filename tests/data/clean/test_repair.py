@@ -145,6 +145,7 @@ TURNS = Repair(only=["turns"]).build().mend_row
         ([U, A | {"weight": 0}, A], [U, A | {"weight": 0}, A]),  # what holds more is not touched
         ([U, U, A | {"loss": False}], [U | {"content": "u\n\nu"}, A | {"loss": False}]),
         ([U, EMPTY | {"tool_calls": []}, A], [U, EMPTY | {"tool_calls": []}, A]),
+        ([U, *[{"role": "tool", "content": "t"}] * 2, A], [U, *[{"role": "tool", "content": "t"}] * 2, A]),
         ([EMPTY], [EMPTY]),
         ([], []),
         ("u", "u"),

@@ -69,6 +69,7 @@ def test_calls_and_their_results_stay() -> None:
         {"role": "tool_call", "content": '{"name": "f", "arguments": {"q": "is definately so"}}'},
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"q": "it is becuase"}}}]},
         {"role": "assistant", "content": '{"why": "it is neccessary"}'},
+        {"role": "assistant", "content": "[why: it is enviroment]"},
     ]
     found = MEND({"messages": [said, *others], "label": "is goverment"})
     assert found == {"messages": [said | {"content": f"{SENTENCE} It is definitely so."}, *others],
