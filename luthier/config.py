@@ -90,7 +90,16 @@ class CleanConfig(Settings):
     """Cleaners (`luthier plugins cleaner`) that mend or drop rows, in their order; what they did is in rows.json."""
 
 
-class DataConfig(CleanConfig):
+class AugmentConfig(Settings):
+    """How new rows are made of those that are trained on."""
+
+    augment: list[Annotated[Part, Choice("augmenter")]] = Field(default=[])
+    """Augmenters (`luthier plugins augmenter`) that make new rows of the training rows, never of held-out ones."""
+    guard: list[Annotated[Part, Choice("guard")]] = Field(default=["facts", "near-duplicates"], validate_default=True)
+    """Guards that refuse new rows, in their order; what they refused is counted in rows.json."""
+
+
+class DataConfig(CleanConfig, AugmentConfig):
     """What to train on and how rows become token sequences."""
 
     @field_validator("train", "held_out", mode="before")

@@ -67,6 +67,14 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "harm": "luthier.data.clean.harm:Harm",
         "spelling": "luthier.data.clean.spelling:Spelling",
     },
+    "augmenter": {
+        "synonyms": "luthier.data.augment.synonyms:Synonyms",
+        "recombination": "luthier.data.augment.recombination:Recombination",
+    },
+    "guard": {
+        "facts": "luthier.data.augment.guards:Facts",
+        "near-duplicates": "luthier.data.augment.guards:NearDuplicates",
+    },
     "adapter": {
         "lora": "luthier.adapters.lora:Lora",
         "qlora": "luthier.adapters.qlora:QLora",

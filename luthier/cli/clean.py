@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from luthier.cli.source import FORMAT, OPTIONS, SOURCE, source_of
+from luthier.cli.source import FORMAT, OPTIONS, SOURCE, chosen_parts, source_of
 
 USUAL = "repair,secrets,personal,quality,duplicates,near-duplicates"
 
@@ -64,16 +64,8 @@ def chosen_cleaners(names: str, changes: Any) -> list[Any]:
 
     Raises:
         ConfigError: an unknown name or setting.
+        UserError: a setting of a cleaner that was not chosen.
     """
-    from luthier.config import CleanConfig, apply_override, parse_section
-    from luthier.errors import UserError
+    from luthier.config import CleanConfig, parse_section
 
-    parts: dict[str, dict[str, Any]] = {
-        name.strip(): {"type": name.strip()} for name in names.split(",") if name.strip()
-    }
-    for change in changes:
-        name = change.partition(".")[0]
-        if name not in parts:
-            raise UserError(f"--rule {change}: {name} is not among the cleaners ({', '.join(parts)})")
-        apply_override(parts, change)
-    return list(parse_section(CleanConfig, {"clean": list(parts.values())}, source="--with").clean)
+    return list(parse_section(CleanConfig, chosen_parts({"clean": names}, changes), source="--with").clean)

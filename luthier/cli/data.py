@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.cli.augment import augment
 from luthier.cli.clean import clean, restore
 from luthier.cli.source import FORMAT, MODEL, OPTIONS, SOURCE, source_of
 from luthier.cli.where import where
@@ -14,15 +15,16 @@ from luthier.cli.where import where
 if TYPE_CHECKING:
     from luthier.data.inspect import Inspection
 
-app = typer.Typer(help="Look at data, and clean it.", no_args_is_help=True)
+app = typer.Typer(help="Look at data, clean it, and make more of it.", no_args_is_help=True)
 app.command()(clean)
 app.command()(restore)
 app.command()(where)
+app.command()(augment)
 
 
 @app.callback()
 def _group() -> None:
-    """Look at data, and clean it."""
+    """Look at data, clean it, and make more of it."""
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import typer
@@ -24,3 +24,26 @@ def source_of(path: str, format: str, options: Iterable[str]) -> Any:
     for option in options:
         apply_override(tree, option)
     return resolved(parse_section(SourceConfig, tree, source=path))
+
+
+def chosen_parts(names: Mapping[str, str], changes: Iterable[str]) -> dict[str, Any]:
+    """A config section of parts: for each key some names, with commas between; each part with its settings changed.
+
+    Raises:
+        ConfigError: a change that is none.
+        UserError: a change of a part that was not chosen.
+    """
+    from luthier.config import apply_override
+    from luthier.errors import UserError
+
+    section = {key: {one.strip(): {"type": one.strip()} for one in given.split(",") if one.strip()}
+               for key, given in names.items()}  # fmt: skip
+    for change in changes:
+        name, _, setting = change.partition(".")
+        part = next((parts[name] for parts in section.values() if name in parts), None)
+        if part is None:
+            raise UserError(
+                f"--rule {change}: {name} is not among {', '.join(one for p in section.values() for one in p)}"
+            )
+        apply_override(part, setting)
+    return {key: list(parts.values()) for key, parts in section.items()}

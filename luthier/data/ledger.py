@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -22,6 +23,7 @@ class Entry:
     """What became of one row. `sequences` and `tokens` count what it gives to a batch.
 
     `mended` are the rules that changed it; a row that was `cleaned` away has what its rule measured, and the threshold.
+    A row that was not read but made has the file and line of the row it was made of, and the `method`.
     """
 
     file: str
@@ -37,18 +39,28 @@ class Entry:
     cleaned: bool = False
     score: float = 0.0
     threshold: float = 0.0
+    method: str = ""
 
 
 class Ledger:
-    """Collects entries, on disk where they are many; `close` proves that they add up to the rows that were read."""
+    """Collects entries, on disk where they are many; `close` proves that they add up to the rows read and made."""
 
     def __init__(self) -> None:
         self.kept = scratch_database(f"CREATE TABLE entry ({', '.join(COLUMNS)})")
-        self.rows_read = 0
+        self.rows_read = self.rows_made = 0
+        self.refused: Counter[str] = Counter()
 
     def read(self) -> None:
         """One row was taken from a source."""
         self.rows_read += 1
+
+    def make(self) -> None:
+        """One row was made of others."""
+        self.rows_made += 1
+
+    def refuse(self, rule: str) -> None:
+        """A row that was to be made was not, by a guard, or since it cannot be used."""
+        self.refused[rule] += 1
 
     def drop(self, origin: Origin, error: RowError, *, side: Side | None = None, content_id: str = "") -> None:
         """The row cannot be used."""
@@ -81,8 +93,9 @@ class Ledger:
     def close(self) -> None:
         """Raise if a row went missing; that would be a fault of Luthier, not of the data."""
         (accounted,) = self.kept.execute("SELECT COUNT(*) FROM entry").fetchone()
-        if accounted != self.rows_read:
-            raise DataError(f"the row ledger does not add up: {self.rows_read} read, {accounted} accounted for")
+        if accounted != self.rows_read + self.rows_made:
+            made = f" and {self.rows_made} made" if self.rows_made else ""
+            raise DataError(f"the row ledger does not add up: {self.rows_read} read{made}, {accounted} accounted for")
 
     def count(self, outcome: Outcome, side: Side | None = None) -> int:
         """Rows with an outcome, on one side or on both."""
@@ -97,14 +110,16 @@ class Ledger:
         return dict(self.kept.execute(counts))
 
     def summary(self) -> dict[str, int]:
-        """Counts whose outcomes add up to `read`."""
+        """Counts whose outcomes add up to `read`, and to `made` where rows were."""
         outcomes: tuple[Outcome, ...] = ("kept", "dropped", "truncated", "split")
-        return {"read": self.rows_read} | {outcome: self.count(outcome) for outcome in outcomes}
+        new = {"made": self.rows_made, "refused": self.refused.total()} if self.rows_made or self.refused else {}
+        return {"read": self.rows_read} | new | {outcome: self.count(outcome) for outcome in outcomes}
 
     def to_json(self) -> Iterator[str]:
         """The ledger as `rows.json` holds it, in pieces: a summary, and one line per row."""
+        refused = {"refused": dict(self.refused.most_common())} if self.refused else {}
         rows = map(_compact, self.entries)
-        return written({"summary": self.summary(), "reasons": self.reasons(), "rows": rows})
+        return written({"summary": self.summary(), "reasons": self.reasons(), **refused, "rows": rows})
 
 
 def written(ledger: Mapping[str, object]) -> Iterator[str]:

@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.config import DataConfig, SourceConfig
+from luthier.data.augment.base import AugmenterSettings, GuardSettings
+from luthier.data.augment.rewrite import layout_of, value_of
+from luthier.data.augment.run import Placed, augmented
 from luthier.data.clean.base import CleanerSettings, Drop
 from luthier.data.clean.pipeline import Cleaning
 from luthier.data.ledger import Entry, Ledger, Side
@@ -64,6 +67,10 @@ class DataProcessor:
                 held = self.read(config.held_out, store, ledger, readings, side="held_out", cleaning=cleaning.reading())
             rows = self.read(config.train, store, ledger, readings, cleaning=cleaning)
         apart = _apart(config, rows, store)
+        if config.augment:
+            with store.writing():
+                _augment(config, rows, apart, held, store, ledger)
+            apart = np.append(apart, np.zeros(len(rows) - len(apart), dtype=bool))
         parts: dict[Side, Rows] = {"train": Rows(store, rows), "held_out": Rows(store, held if len(held) else rows)}
         with Making(renderer, objective, config) as making:
             for group, held_back in ((rows, apart), (held, np.ones(len(held), dtype=bool))):
@@ -71,6 +78,9 @@ class DataProcessor:
                 wanted = (row.id if times[row.place] else None for row in group)
                 for row, rendered in zip(group, making.rendered(store, wanted), strict=True):
                     side: Side = "held_out" if held_back[row.place] else "train"
+                    if row.method and (why := _refusal(rendered, config)):
+                        ledger.refuse(why)
+                        continue
                     number = _account(row, side, rendered, ledger)
                     if rendered is not None and rendered.sequences:
                         parts[side].add(row, rendered, number, times=times[row.place])
@@ -143,9 +153,34 @@ def _apart(config: DataConfig, rows: ReadRows, store: Store) -> NDArray[np.bool_
     return held_out(together, share=config.held_out, seed=config.split_seed, strata=kinds)
 
 
+def _augment(
+    config: DataConfig, rows: ReadRows, apart: NDArray[np.bool_], held: ReadRows, store: Store, ledger: Ledger
+) -> None:
+    """Put new rows behind those that are trained on; as many as guards let pass, and no cleaner looks at them again."""
+    parents = [row for row in rows if not apart[row.place] and _times(row, held_out=False)]
+    held_back = [*(row for row in rows if apart[row.place]), *held]
+    there, closed = ([Placed(row.origin, store.content(row.id)) for row in side] for side in (parents, held_back))
+    augmenters, guards = cast(list[AugmenterSettings], config.augment), cast(list[GuardSettings], config.guard)
+    for candidate, drop in augmented(there, augmenters, guards, apart=closed):
+        if drop is None:
+            row = store.add(layout_of(candidate.content), value_of(candidate.content))
+            rows.make(row, candidate.content.content_id, parents[candidate.parent], candidate.method)
+        else:
+            ledger.refuse(drop.rule)
+
+
+def _refusal(rendered: RenderedRow | None, config: DataConfig) -> str:
+    """Why a row that was made cannot be used; nobody wrote it, so that it never stops a run."""
+    assert rendered is not None
+    longest = max(map(len, rendered.sequences), default=0)
+    return rendered.reason if not longest else "over-length" if longest > config.max_length else ""
+
+
 def _times(row: ReadRow, *, held_out: bool) -> int:
     """How often a row is seen in an epoch: its source's weight, the fraction rounded up for that share of the rows."""
-    return 1 if held_out else int(row.weight) + (place(row.identity, "weight") < row.weight % 1)
+    if held_out:
+        return 1
+    return max(int(row.weight) + (place(row.identity, "weight") < row.weight % 1), 1 if row.method else 0)
 
 
 def _account(row: ReadRow, side: Side, rendered: RenderedRow | None, ledger: Ledger) -> int:
@@ -157,5 +192,7 @@ def _account(row: ReadRow, side: Side, rendered: RenderedRow | None, ledger: Led
     entry = Entry(file, line, side, rendered.outcome, rendered.reason, rendered.detail, row.identity)
     if rendered.sequences:
         tokens = sum(map(len, rendered.sequences))
-        entry = replace(entry, sequences=len(rendered.sequences), tokens=tokens, mended=row.mended)
+        entry = replace(entry, sequences=len(rendered.sequences), tokens=tokens, mended=row.mended, method=row.method)
+    if row.method:
+        ledger.make()
     return ledger.record(entry)

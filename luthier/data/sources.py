@@ -34,6 +34,7 @@ NOT_ROWS = (
     "dropped.jsonl",
     "ledger.jsonl",
     "report.md",
+    "augmented.md",
     "readme",
     "license",
     "licence",

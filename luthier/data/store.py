@@ -166,7 +166,10 @@ def _sequences(made: bytes) -> tuple[Tokens, ...]:
 
 
 class ReadRow(NamedTuple):
-    """A row that was read: its place in that order, its number in the store, what it says, whence, what mended it."""
+    """A row that was read: its place in that order, its number in the store, what it says, whence, what mended it.
+
+    One that was made of another has the place of that in its file, and the method.
+    """
 
     place: int
     id: int
@@ -174,6 +177,7 @@ class ReadRow(NamedTuple):
     origin: Origin
     weight: float
     mended: str
+    method: str
 
 
 class ReadRows:
@@ -182,7 +186,7 @@ class ReadRows:
     def __init__(self) -> None:
         self.table = scratch_database(
             "CREATE TABLE row (place INTEGER PRIMARY KEY, id INTEGER, identity TEXT, source INTEGER, line INTEGER, "
-            "mended TEXT)"
+            "mended TEXT, method TEXT)"
         )
         self.sources: list[tuple[str, float]] = []
         self.count = 0
@@ -193,8 +197,15 @@ class ReadRows:
 
     def add(self, row: int, line: int, identity: str, mended: str) -> None:
         """One more row of the last source."""
-        values = (self.count, row, identity, len(self.sources) - 1, line, mended)
-        self.table.execute("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?)", values)
+        self._add(row, identity, len(self.sources) - 1, line, mended, "")
+
+    def make(self, row: int, identity: str, parent: ReadRow, method: str) -> None:
+        """One more row, made of one that is there."""
+        (source,) = self.table.execute("SELECT source FROM row WHERE place = ?", (parent.place,)).fetchone()
+        self._add(row, identity, source, parent.origin.line, parent.mended, method)
+
+    def _add(self, *values: object) -> None:
+        self.table.execute("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?)", (self.count, *values))
         self.count += 1
 
     def __len__(self) -> int:
@@ -206,10 +217,10 @@ class ReadRows:
     def __iter__(self) -> Iterator[ReadRow]:
         return map(self._row, self.table.execute("SELECT * FROM row ORDER BY place"))
 
-    def _row(self, values: tuple[int, int, str, int, int, str]) -> ReadRow:
-        place, row, identity, source, line, mended = values
+    def _row(self, values: tuple[int, int, str, int, int, str, str]) -> ReadRow:
+        place, row, identity, source, line, *how = values
         file, weight = self.sources[source]
-        return ReadRow(place, row, identity, Origin(file, line), weight, mended)
+        return ReadRow(place, row, identity, Origin(file, line), weight, *how)
 
 
 class Rows(Sequence[Example]):

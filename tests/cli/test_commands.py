@@ -213,6 +213,41 @@ def test_cleaning(luthier: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         luthier("data", "clean", "rows.csv", "--dry-run", "--with", "quality", "--rule", "quality.refusals=false")
     )
     assert "refusal" not in only
+    near = luthier("data", "clean", "rows.csv", "--dry-run", "--rule", "near-duplicates.threshold=2")
+    assert near.status == 2 and "threshold" in near.err and "given: 2" in near.err
     wrong = luthier("data", "clean", "rows.csv", "--dry-run", "--rule", "quality.refusal=1")
     assert wrong.status == 2 and "unknown key" in wrong.err and "refusals" in wrong.err
     assert "-o FOLDER" in luthier("data", "clean", "rows.csv").err
+
+
+def test_augmenting(luthier: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
+    asked = ["How high is the tower?", "Who wrote this song?", "Why do leaves fall?"]
+    Path("rows.csv").write_text("question,answer\n" + "".join(f'{one},"No, {n}."\n' for n, one in enumerate(asked)))
+    two = ("data", "augment", "rows.csv", "--with", "recombination", "--rule", "recombination.modes=[dialogue]")
+    assert "new rows 3" in " ".join(done(luthier(*two, "--dry-run")).split())
+    assert sorted(path.name for path in Path().iterdir()) == ["rows.csv"]
+    strict = " ".join(done(luthier(*two, "--dry-run", "--rule", "near-duplicates.threshold=0.2")).split())
+    assert "new rows 0" in strict and "refused: near-duplicate 3 rows.csv:" in strict
+    said = done(luthier(*two, "-o", "more", "--guard", "facts", "--rule", "recombination.seed=3"))
+    assert "more/rows.jsonl to train on besides" in said
+    rows = [json.loads(line) for line in Path("more/rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and len(rows[0]["messages"]) == 4 and rows[0]["made_of"].startswith("rows.csv:2, rows.csv:")
+    assert "-o FOLDER" in luthier(*two).err
+    for options, words in (
+        (
+            ("--with", "synonyms"),
+            "synonyms need wordnet, which is not on this machine yet; fetch it: luthier models fetch",
+        ),
+        (("--with", "synonym"), "did you mean 'synonyms'?"),
+        ((*two[3:5], "--guard", "fact"), "did you mean 'facts'?"),
+        (
+            (*two[3:5], "--rule", "recombination.copies=0"),
+            "augment.0.copies: input should be greater than or equal to 1",
+        ),
+        ((*two[3:5], "--rule", "synonyms.copies=2"), "synonyms is not among recombination, facts, near-duplicates"),
+        ((*two[3:5], "--held-out", "nowhere.csv"), "nowhere.csv"),
+    ):
+        wrong = luthier("data", "augment", "rows.csv", "--dry-run", *options)
+        assert wrong.status == 2 and words in wrong.err and wrong.err.count("error:") == 1, wrong.err

@@ -28,18 +28,6 @@ LONG = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", 
 ASKED_LONG = {"messages": [{"role": "user", "content": "Why? " * 99}, {"role": "assistant", "content": "So."}]}
 
 
-@pytest.fixture
-def prepare(tokenizer: Any) -> Callable[..., Prepared]:
-    """Prepares with the tiny tokenizer; keyword arguments are those of the config."""
-
-    def run(*train: Any, objective: Sft | None = None, **options: Any) -> Prepared:
-        sources = [str(one) if isinstance(one, Path) else one for one in train]
-        config = DataConfig(train=sources, **({"held_out": 0.0} | options))
-        return DataProcessor().prepare(config, Renderer(tokenizer), objective or Sft())
-
-    return run
-
-
 def lines(examples: Sequence[Any]) -> list[int]:
     return [example.origin.line for example in examples]
 

@@ -17,12 +17,14 @@ def write(tally: Tally, folder: Path, *, source: str, cleaners: Sequence[str]) -
     (folder / "report.html").write_text(page(tally, source=source, cleaners=cleaners), encoding="utf-8")
 
 
-def markdown(tally: Tally, *, source: str, cleaners: Sequence[str]) -> str:
+def markdown(
+    tally: Tally, *, source: str, cleaners: Sequence[str], done: str = "cleaned", by: str = "mended by"
+) -> str:
     """The report as Markdown."""
     lines = [
-        f"# {source}, cleaned", "", f"With {', '.join(cleaners)}: {tally.kept:,} of {tally.read:,} rows kept.", "",
+        f"# {source}, {done}", "", f"With {', '.join(cleaners)}: {tally.kept:,} of {tally.read:,} rows kept.", "",
         "| | rows | threshold | scores |", "|---|---|---|---|",
-        *(f"| mended by {rule} | {count:,} | | |" for rule, count in tally.mended.most_common()),
+        *(f"| {by} {rule} | {count:,} | | |" for rule, count in tally.mended.most_common()),
         *(f"| dropped: {rule} | {count:,} | {tally.thresholds[rule]:g} | {_spread(tally.scores[rule])} |"
           for rule, count in tally.dropped.most_common()),
     ]  # fmt: skip

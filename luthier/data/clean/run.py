@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from luthier.config import SourceConfig
@@ -29,9 +29,9 @@ def clean_source(
         OutputError: something that no cleaning wrote stands at the output.
     """
     if output is not None:
-        _require_ours(Path(output), source)
+        require_ours(Path(output), source, FILES, "clean")
     with Cleaning(cleaners, workers=workers) as cleaning:
-        outcomes = _outcomes(source, cleaning)
+        outcomes = outcomes_of(source, cleaning)
         if output is None:
             tally = Tally()
             for outcome in outcomes:
@@ -43,22 +43,22 @@ def clean_source(
     return tally
 
 
-def _require_ours(folder: Path, source: SourceConfig) -> None:
-    """Refuse an output that holds anything but an earlier one, or that is read from."""
+def require_ours(folder: Path, source: SourceConfig, ours: Container[str], verb: str) -> None:
+    """Refuse an output that holds anything but an earlier one of the same verb, or that is read from."""
     if folder.exists():
-        others = (
-            [file.name for file in folder.iterdir() if file.name not in FILES] if folder.is_dir() else [folder.name]
-        )
+        others = [file.name for file in folder.iterdir() if file.name not in ours] if folder.is_dir() else [folder.name]
         if others:
             raise OutputError(
-                f"{folder}: holds {others[0]}, which `luthier data clean` did not write; name another folder"
+                f"{folder}: holds {others[0]}, which `luthier data {verb}` did not write; name another folder"
             )
     for file in files_of(source):
         if folder.resolve() in Path(file).resolve().parents:
             raise OutputError(f"{folder}: {file} is read from there, and would be replaced; name another folder")
 
 
-def _outcomes(source: SourceConfig, cleaning: Cleaning) -> Iterator[Outcome]:
+def outcomes_of(source: SourceConfig, cleaning: Cleaning | None = None) -> Iterator[Outcome]:
+    """What becomes of a source's rows, each file in its layout; without cleaners, whether they can be read."""
+    cleaning = cleaning or Cleaning(())
     left = source.limit
     for file in files_of(source):
         if left == 0:

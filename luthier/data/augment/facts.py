@@ -1,0 +1,94 @@
+"""What no rewriting may touch: code, addresses, placeholders, numbers, quotations, names; sentences; lists of words."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from luthier.data.clean.repair import CODE
+
+FACTS = {
+    "code": re.compile(CODE.pattern + r"|^(?: {4}|\t)[^\n]*$|^[^\n]*[{};][ \t]*$|\$[^$\n]+\$", CODE.flags),
+    "address": re.compile(
+        r"(?:https?://|www\.)[^\s<>\"，。）]*[^\s<>\"，。）.,;:!?)]|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.\w+"
+    ),
+    "placeholder": re.compile(
+        r"\{\{[^{}\n]*\}\}|\{[^{}\n]*\}|<[^<>\n]{1,60}>|\[[A-Z][A-Z_ ]*\]|%\(\w+\)[sd]|%[sd]\b|\$\w+"
+    ),
+    "number": re.compile(r"[-+]?\d(?:[\d.,:/]*\d)?"),
+}
+"""What must be in both texts alike, in the order in which it is looked for."""
+QUOTED = re.compile(
+    r"\"[^\"\n]*\"|“[^“”\n]*”|(?<!\w)'[^'\n]*'(?!\w)|‘[^‘’\n]*’(?!\w)|「[^「」\n]*」|『[^『』\n]*』|《[^《》\n]*》"
+)
+OPTION = re.compile(r"^[ \t]*\(?[A-Za-z][.)][ \t][^\n]*$", re.MULTILINE)
+"""An answer to choose: `A. Paris`."""
+WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+BEGINNING = re.compile(r"(?:^|[.!?:…。！？：\n])[^\w\0]*$")
+"""What stands before a word with which a sentence begins."""
+BEFORE = 20
+"""Characters before a word that are looked at."""
+NEXT = re.compile(r"[ \0]*(.)")
+END = re.compile(r"(?<=[^\W\d_]{2}[.!?])[ \t]+(?=[^\Wa-z_])|(?<=[。！？])(?!$|[”」』）])")
+"""Where a sentence ends; not behind an initial or a number."""
+
+
+def facts(text: str) -> Counter[tuple[str, str]]:
+    """What a text says of each kind, and how often. Names are capitalised words but those that begin a sentence."""
+    found: Counter[tuple[str, str]] = Counter()
+    for kind, pattern in FACTS.items():
+        found.update((kind, match.group()) for match in pattern.finditer(text))
+        text = _without(text, pattern)
+    found.update(("name", word.group()) for word in WORD.finditer(text) if _name(text, word))
+    return found
+
+
+def open_text(text: str) -> str:
+    """A text, as long as it was, with NUL in place of what must stay: facts, quotations, answers to choose."""
+    for pattern in FACTS.values():
+        text = _without(text, pattern)
+    names = [word.span() for word in WORD.finditer(text) if _name(text, word) or _begins_name(text, word)]
+    for start, end in names:
+        text = text[:start] + "\0" * (end - start) + text[end:]
+    return _without(_without(text, QUOTED), OPTION)
+
+
+def sentences(line: str) -> list[str]:
+    """The sentences of a line, each with its end and without the spaces behind it."""
+    found: list[str] = []
+    for part in END.split(line):
+        if found and found[-1].rstrip(".").rpartition(" ")[2].lower() in words_of("abbreviations"):
+            found[-1] += f" {part}"
+        elif part:
+            found.append(part)
+    return found
+
+
+@cache
+def words_of(*path: str) -> frozenset[str]:
+    """A list of lists.yaml, whose lines hold several words each."""
+    found: Any = yaml.safe_load(files("luthier.data.augment").joinpath("lists.yaml").read_text(encoding="utf-8"))
+    for key in path:
+        found = found[key]
+    return frozenset(word for line in found for word in line.split())
+
+
+def _without(text: str, pattern: re.Pattern[str]) -> str:
+    return pattern.sub(lambda match: "\0" * len(match.group()), text)
+
+
+def _name(text: str, word: re.Match[str]) -> bool:
+    """Whether a word is capitalised within a sentence."""
+    before = text[max(0, word.start() - BEFORE) : word.start()]
+    return any(map(str.isupper, word.group())) and not BEGINNING.search(before)
+
+
+def _begins_name(text: str, word: re.Match[str]) -> bool:
+    """Whether a capitalised word is followed by another one."""
+    after = NEXT.match(text, word.end())
+    return word.group()[0].isupper() and after is not None and after.group(1).isupper()

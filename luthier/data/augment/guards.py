@@ -1,0 +1,77 @@
+"""Guards that need no model: the same facts in both, and nothing that is almost there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from luthier.data.augment.base import Guard, GuardSettings, Pair
+from luthier.data.augment.facts import facts
+from luthier.data.clean.base import Drop, Said
+from luthier.data.clean.near import Index, Sketch
+
+
+class Facts(GuardSettings):
+    """The same numbers, names, code, addresses and placeholders, as often. Names of scripts without capitals pass."""
+
+    type: Literal["facts"] = "facts"
+
+    def build(self) -> Guard:
+        """Nothing to load."""
+        return _Facts()
+
+
+class _Facts(Guard):
+    def judge(self, pairs: Sequence[Pair]) -> Sequence[Drop | None]:
+        """What is lost or added of each candidate."""
+        return [self._judged(pair) for pair in pairs]
+
+    def _judged(self, pair: Pair) -> Drop | None:
+        before, after = facts(pair.parent.text), facts(pair.candidate.text)
+        wrong = (before - after) + (after - before)
+        if not wrong:
+            return None
+        kind, text = min(wrong)
+        how = "lacks" if before[kind, text] > after[kind, text] else "adds"
+        return Drop("facts", float(wrong.total()), 0.0, f"{how} the {kind} {text!r}")
+
+
+class NearDuplicates(GuardSettings):
+    """Nothing that is almost what a row, trained on or held out, or an earlier candidate says."""
+
+    type: Literal["near-duplicates"] = "near-duplicates"
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Share of shingles in common (Jaccard similarity) from which on a candidate goes: a word in a hundred."""
+    of: Literal["text", "question", "answer"] = "question"
+    """What is compared; rows without turns are compared whole."""
+
+    def build(self) -> Guard:
+        """Load rensa."""
+        return _NearDuplicates(self)
+
+
+class _NearDuplicates(Guard):
+    def __init__(self, settings: NearDuplicates) -> None:
+        self.settings, self.index = settings, Index(settings.threshold)
+
+    def know(self, rows: Sequence[Said]) -> None:
+        """Remember what is there."""
+        for row, sketch in zip(rows, self.index.sketches([self._part(row) for row in rows]), strict=True):
+            self.index.add(row.where, sketch)
+
+    def judge(self, pairs: Sequence[Pair]) -> Sequence[Drop | None]:
+        """The first of candidates that are alike passes."""
+        sketches = self.index.sketches([self._part(pair.candidate) for pair in pairs])
+        return [self._judged(pair.candidate, sketch) for pair, sketch in zip(pairs, sketches, strict=True)]
+
+    def _judged(self, candidate: Said, sketch: Sketch) -> Drop | None:
+        share, other = self.index.match(sketch)
+        if other is not None:
+            return Drop("near-duplicate", share, self.index.threshold, f"is {100 * share:.0f} % of what {other} says")
+        self.index.add(candidate.where, sketch)
+        return None
+
+    def _part(self, row: Said) -> str:
+        return str(getattr(row, self.settings.of)) or row.text
