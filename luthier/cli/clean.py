@@ -41,6 +41,8 @@ def clean(
         where, detail, _ = tally.examples[rule][0]
         lines.append((f"dropped: {rule}", count, f"{where}: {detail}"))
     show.table("", ("rows", "", "first"), lines)
+    for note in tally.notes:
+        show.console.print(note, markup=False)
     if output:
         show.console.print(f"{output}/rows.jsonl to train on; {output}/report.md says why rows went", markup=False)
 

@@ -49,6 +49,8 @@ class Ledger:
         self.kept = scratch_database(f"CREATE TABLE entry ({', '.join(COLUMNS)})")
         self.rows_read = self.rows_made = 0
         self.refused: Counter[str] = Counter()
+        self.notes: list[str] = []
+        """What cleaners have to say besides."""
 
     def read(self) -> None:
         """One row was taken from a source."""
@@ -117,9 +119,10 @@ class Ledger:
 
     def to_json(self) -> Iterator[str]:
         """The ledger as `rows.json` holds it, in pieces: a summary, and one line per row."""
-        refused = {"refused": dict(self.refused.most_common())} if self.refused else {}
+        besides = {"refused": dict(self.refused.most_common())} if self.refused else {}
+        besides |= {"notes": "; ".join(self.notes)} if self.notes else {}
         rows = map(_compact, self.entries)
-        return written({"summary": self.summary(), "reasons": self.reasons(), **refused, "rows": rows})
+        return written({"summary": self.summary(), "reasons": self.reasons(), **besides, "rows": rows})
 
 
 def written(ledger: Mapping[str, object]) -> Iterator[str]:

@@ -66,6 +66,7 @@ class DataProcessor:
             if isinstance(config.held_out, list):  # first, so that training rows which repeat them are the ones to go
                 held = self.read(config.held_out, store, ledger, readings, side="held_out", cleaning=cleaning.reading())
             rows = self.read(config.train, store, ledger, readings, cleaning=cleaning)
+        ledger.notes = cleaning.notes()
         apart = _apart(config, rows, store)
         if config.augment:
             with store.writing():

@@ -62,6 +62,10 @@ class Cleaner:
         """Whether a row should go; rows come in order, and each that went earlier came here too."""
         return None
 
+    def notes(self) -> Sequence[str]:
+        """What there is to say when all rows were judged, such as how many could not be."""
+        return ()
+
 
 class CleanerSettings(Part):
     """Settings of a kind of cleaner."""

@@ -25,7 +25,10 @@ EXAMPLES = 10
 
 @dataclass(slots=True)
 class Tally:
-    """What became of rows: how many, by rule; of each rule the scores, the threshold, and the first rows dropped."""
+    """What became of rows: how many, by rule; of each rule the scores, the threshold, and the first rows dropped.
+
+    `notes` is what cleaners have to say besides.
+    """
 
     read: int = 0
     kept: int = 0
@@ -34,6 +37,7 @@ class Tally:
     scores: dict[str, array[float]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     examples: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def count(self, outcome: Outcome) -> None:
         """Take one row into account."""

@@ -100,6 +100,10 @@ class Cleaning:
             outcomes = judged(self._looked(stage, outcomes), judges, lenient=self.lenient)
         return outcomes
 
+    def notes(self) -> list[str]:
+        """What the cleaners have to say about the rows that they have judged."""
+        return [note for group in self.judges for judge in group for note in judge.notes()]
+
     def __enter__(self) -> Cleaning:
         """Start the workers, which are there for all files."""
         if self.workers:

@@ -27,6 +27,7 @@ def markdown(
         *(f"| {by} {rule} | {count:,} | | |" for rule, count in tally.mended.most_common()),
         *(f"| dropped: {rule} | {count:,} | {tally.thresholds[rule]:g} | {_spread(tally.scores[rule])} |"
           for rule, count in tally.dropped.most_common()),
+        *(f"\n{note}" for note in tally.notes),
     ]  # fmt: skip
     for rule, _ in tally.dropped.most_common():
         lines += ["", f"## {rule}", ""]
@@ -55,7 +56,7 @@ def page(tally: Tally, *, source: str, cleaners: Sequence[str]) -> str:
         f"<tr><td>dropped: <a href='#{say(rule)}'>{say(rule)}</a><td>{count:,}</tr>"
         for rule, count in tally.dropped.most_common()
     ]
-    body.append("</table>")
+    body += ["</table>", *(f"<p>{say(note)}</p>" for note in tally.notes)]
     for rule, count in tally.dropped.most_common():
         shown = (
             f"{count:,} rows"

@@ -36,9 +36,11 @@ def clean_source(
             tally = Tally()
             for outcome in outcomes:
                 tally.count(outcome)
+            tally.notes = cleaning.notes()
             return tally
         with atomic_folder(Path(output)) as made:
             tally = ledger.write(outcomes, made)
+            tally.notes = cleaning.notes()
             report.write(tally, made, source=source.path, cleaners=[one.type for one in cleaners])
     return tally
 
