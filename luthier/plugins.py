@@ -66,6 +66,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "offensive": "luthier.data.clean.offensive:Offensive",
         "harm": "luthier.data.clean.harm:Harm",
         "spelling": "luthier.data.clean.spelling:Spelling",
+        "perplexity": "luthier.curate.likelihood:Perplexity",
+        "ifd": "luthier.curate.likelihood:Ifd",
+        "classifier": "luthier.curate.classifier:Classifier",
+        "judge": "luthier.curate.judge:Judge",
+        "same-meaning": "luthier.curate.meaning:SameMeaning",
     },
     "augmenter": {
         "synonyms": "luthier.data.augment.synonyms:Synonyms",
@@ -267,5 +272,5 @@ class Choice:
         return core_schema.no_info_plain_validator_function(self.validate, serialization=dump)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        kinds = [load(self.kind, name).model_json_schema() for name in names(self.kind)]
+        kinds = [handler(load(self.kind, name).__pydantic_core_schema__) for name in names(self.kind)]
         return {"oneOf": [{"enum": names(self.kind)}, *kinds], "title": self.kind}

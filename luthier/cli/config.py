@@ -42,8 +42,10 @@ def explained(key: str) -> list[str]:
     Raises:
         ConfigError: no such key, with the nearest match.
     """
-    model: type[Settings] = RunConfig
-    words = key.split(".")
+    return _below(key, RunConfig, key.split("."))
+
+
+def _below(key: str, model: type[Settings], words: list[str]) -> list[str]:
     for depth, word in enumerate(words):
         field, rest = _field(model, word, key), words[depth + 1 :]
         kind = next((mark.kind for mark in _marks(field) if isinstance(mark, Choice)), None)
@@ -77,7 +79,9 @@ def _part(key: str, field: FieldInfo, kind: str, rest: list[str]) -> list[str]:
     below = next((m.kind for p in having for m in _marks(p.model_fields[keys[0]]) if isinstance(m, Choice)), None)
     if below is not None and len(keys) > 1:  # a part that holds parts, such as an objective its rewards
         return _part(key, having[0].model_fields[keys[0]], below, keys[1:])
-    if not having or len(keys) > 1:
+    if having and len(keys) > 1:  # or a section, such as the model that a cleaner asks
+        return _below(key, having[0], keys)
+    if not having:
         allowed = {name for part in parts for name in part.model_fields} | (set() if named else set(names(kind)))
         raise ConfigError([Problem(key, f"no such key; {suggestion(keys[0], allowed)}")])
     lines = []
