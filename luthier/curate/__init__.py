@@ -1,0 +1,1 @@
+"""Cleaners, guards and augmenters that ask a model."""

@@ -1,0 +1,91 @@
+"""A model that is asked to write: on this machine, or behind an endpoint. What judges and rewrites has it in common."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, Field
+
+from luthier.config import ModelConfig, Positive, Section
+from luthier.data.conversation import Conversation, Message
+from luthier.inference.engine import Engine, Sampling
+
+
+def _address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        raise ValueError("write http://HOST:PORT/v1 or https://..., without a user, a password or a query")
+    return value
+
+
+def _variable(value: str) -> str:
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
+        raise ValueError("write the NAME of an environment variable, such as OPENAI_API_KEY, never the key itself")
+    return value
+
+
+class Writer(Section):
+    """A model that writes; `writer: NAME` is one on this machine."""
+
+    bare = "model"
+    model: str
+    """A folder, a hub id, a name from `luthier models list`; or what an endpoint calls it."""
+    endpoint: Annotated[str, AfterValidator(_address)] | None = None
+    """An address that speaks OpenAI's chat completions, for example http://127.0.0.1:8000/v1; null: this machine. Rows
+    are sent there."""
+    key_variable: Annotated[str, AfterValidator(_variable)] | None = None
+    """Name of the environment variable that holds the endpoint's API key."""
+    at_once: Annotated[int, Field(gt=0, le=64)] = 4
+    """Requests to an endpoint under way."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """How long an endpoint may be silent."""
+    max_new_tokens: Positive = 512
+    """Longest answer in tokens."""
+
+    def open(self) -> Engine:
+        """What answers, loaded once in a process.
+
+        Raises:
+            UserError: the model cannot be found or loaded, or the variable of the key is not set.
+        """
+        return _opened(self)
+
+    def sampling(self, *, temperature: float = 0.0, seed: int | None = None) -> Sampling:
+        """How it writes."""
+        return Sampling(self.max_new_tokens, temperature, seed=seed)
+
+
+@cache
+def _opened(writer: Writer) -> Engine:
+    if writer.endpoint:
+        from luthier.inference.endpoint import EndpointEngine
+
+        return EndpointEngine(
+            writer.endpoint,
+            writer.model,
+            key_variable=writer.key_variable,
+            at_once=writer.at_once,
+            timeout_seconds=writer.timeout_seconds,
+        )
+    from luthier.inference.hf import HfEngine
+    from luthier.models.load import ModelLoader
+
+    models, config = ModelLoader(), ModelConfig(path=writer.model)
+    return HfEngine(models.load_for_use(config), models.renderer(config))
+
+
+def asking(name: str, **texts: str) -> Conversation:
+    """What a model is asked, with texts of a row in it."""
+    return Conversation((Message(role="user", content=prompts()[name]["ask"].format(**texts).strip()),))
+
+
+@cache
+def prompts() -> dict[str, Any]:
+    """What models are asked, by name."""
+    found: dict[str, Any] = yaml.safe_load(files("luthier.curate").joinpath("prompts.yaml").read_text(encoding="utf-8"))
+    return found

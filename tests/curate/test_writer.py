@@ -1,0 +1,58 @@
+"""What settings of a writing model become, and what is refused; a pasted key is never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.config import CleanConfig, parse_section
+from luthier.curate.writer import Writer, asking, prompts
+from luthier.errors import ConfigError, ModelError, UserError
+from luthier.inference.endpoint import EndpointEngine
+from luthier.inference.hf import HfEngine
+from tests.curate.conftest import talk
+
+
+def test_one_here_or_one_elsewhere(tiny: Path) -> None:
+    here = Writer.model_validate(str(tiny))
+    assert isinstance(here.open(), HfEngine) and here.open() is here.open()
+    said = dict(here.open().generate([asking("paraphrase", text="a"), talk("a", "b")], here.sampling()))
+    assert set(said) == {0, 1}
+    there = Writer(endpoint="http://127.0.0.1:1/v1/", model="m", at_once=2, timeout_seconds=3).open()
+    assert isinstance(there, EndpointEngine)
+    assert (there.url, there.model, there.at_once, there.client.timeout.read) == ("http://127.0.0.1:1/v1", "m", 2, 3)
+
+
+def test_what_a_writer_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="no model 'nowhere'"):
+        Writer(model="nowhere").open()
+    monkeypatch.delenv("NO_KEY", raising=False)
+    with pytest.raises(UserError, match="the environment variable NO_KEY is not set"):
+        Writer(endpoint="http://127.0.0.1:1/v1", model="m", key_variable="NO_KEY").open()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("key_variable", "sk-secret", "write the NAME of an environment variable, such as OPENAI_API_KEY"),
+        ("key_variable", "hf_secret", "write the NAME of an environment variable"),
+        ("endpoint", "http://me:secret@host/v1", "without a user, a password or a query"),
+        ("endpoint", "http://host/v1?key=secret", "without a user, a password or a query"),
+        ("endpoint", "ftp://host", "write http://HOST:PORT/v1 or https://"),
+    ],
+)
+def test_wrong_settings(key: str, value: str, message: str) -> None:
+    tree = {"clean": [{"type": "judge", "writer": {"model": "m", key: value}}]}
+    with pytest.raises(ConfigError) as caught:
+        parse_section(CleanConfig, tree, source="--with")
+    assert f"writer.{key}: " in str(caught.value) and message in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_prompts_take_any_text() -> None:
+    texts = {"text": "{x} %s \\ {", "question": "{q}", "answer": "}", "rubric": "{r}", "language": "{l}"}
+    for name in prompts():
+        prompt = asking(name, **texts).messages[0].content
+        assert any(text in prompt for text in texts.values())
+    assert "{x} %s \\ {" in asking("questions", **texts).messages[0].content
