@@ -11,6 +11,8 @@ from luthier.data.augment.run import Placed
 from luthier.data.conversation import Content, Conversation, Message, Origin
 
 SENSES = """\
+assemble%2:36:00:: 2 1 90
+big%3:00:00:: 11 1 60
 build%2:36:00:: 2 1 120
 calculate%2:31:00:: 1 1 20
 city%1:15:00:: 3 1 100
@@ -18,8 +20,7 @@ color%1:07:00:: 9 1 50
 colour%1:07:00:: 9 1 1
 compute%2:31:00:: 1 1 35
 construct%2:36:00:: 2 1 28
-hour%1:28:00:: 6 1 90
-hr%1:28:00:: 6 1 26
+huge%3:00:00:: 11 1 50
 metropolis%1:15:00:: 3 1 7
 often%4:02:00:: 4 1 150
 frequently%4:02:00:: 4 1 39
@@ -32,6 +33,7 @@ unused%3:00:00:: 5 1 0
 """
 CILIN = {"A": {"tag": "", "sub": {"a": {"tag": "", "sub": {
     "01=": ["到达", "抵达", "达到"], "02=": ["到", "抵"], "03=": ["石油", "原油"], "04#": ["纠正", "改正"],
+    "05=": ["面色", "脸色"], "06=": ["面色", "面容"], "07=": ["面", "脸"],
 }}}}}  # fmt: skip
 
 

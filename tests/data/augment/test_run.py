@@ -59,6 +59,9 @@ def test_guards_in_their_order() -> None:
     assert rules(CITY, guards=[Facts(), near], augmenters=[Losing()]) == ["facts", ""]
     assert rules(CITY, guards=[again, Facts()], augmenters=[Losing()]) == ["facts", "near-duplicate"]
     assert rules(CITY, guards=[], augmenters=[Losing()]) == ["", ""]
+    assert rules(CITY, guards=[NearDuplicates(threshold=0.3)]) == ["near-duplicate"]
+    asked = talk("Say it of the big old Home.", "Another.")
+    assert rules(CITY, guards=[near], apart=[asked], augmenters=[Losing()]) == ["near-duplicate"] * 2
 
 
 def test_facts_of_rows_that_were_put_together() -> None:
