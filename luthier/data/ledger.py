@@ -119,7 +119,7 @@ class Ledger:
 
     def to_json(self) -> Iterator[str]:
         """The ledger as `rows.json` holds it, in pieces: a summary, and one line per row."""
-        besides = {"refused": dict(self.refused.most_common())} if self.refused else {}
+        besides: dict[str, object] = {"refused": dict(self.refused.most_common())} if self.refused else {}
         besides |= {"notes": "; ".join(self.notes)} if self.notes else {}
         rows = map(_compact, self.entries)
         return written({"summary": self.summary(), "reasons": self.reasons(), **besides, "rows": rows})

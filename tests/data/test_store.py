@@ -208,7 +208,7 @@ def test_the_longest_and_the_shortest(monkeypatch: pytest.MonkeyPatch) -> None:
         one = RenderedRow((Tokens.unsupervised([0] * length),), "kept")
         here.put(number, one)
         rows.read.add(number, length, f"{length:016x}", "")
-        rows.add(ReadRow(len(rows), number, f"{length:016x}", Origin("file", length), 1.0, ""), one, 0, times=1)
+        rows.add(ReadRow(len(rows), number, f"{length:016x}", Origin("file", length), 1.0, "", ""), one, 0, times=1)
     assert [row.tokens for row in extreme(rows, longest=True)] == [9, 7]
     assert [row.tokens for row in extreme(rows, longest=False)] == [1, 1]
     assert list(store.longest_of(rows)) == list(store.tokens_of(list(rows))) == [3, 9, 1, 7, 1]
