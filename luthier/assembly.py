@@ -15,6 +15,7 @@ from luthier.config import RunConfig
 from luthier.data.loader import Loader, LoaderLike
 from luthier.data.pack import Batch, Example
 from luthier.data.processor import Prepared
+from luthier.data.stream import Rendering, Stream, StreamLoader
 from luthier.distributed.strategy import Strategy
 from luthier.errors import ModelError, OutOfMemory
 from luthier.evaluate.evaluator import EvaluatorLike
@@ -90,7 +91,7 @@ class Assembly:
         scaler = LossScaler(strategy.device.type) if self.precision == "fp16" else None
         self._found(check_training(model, forward, optimizer, data.train, self.ready.layout))
         seed_everything(config.train.seed, rank=strategy.rank)
-        loader, evaluate = self._loader(model, forward, data, rows)
+        loader, evaluate = self._loader(model, forward, data, rows, looked_at=only is not None)
         return Job(
             model=wrapped,
             trained=Trained(model, self.ready.renderer.tokenizer, self.adapter, optimizer, strategy, loader, scaler),
@@ -134,6 +135,8 @@ class Assembly:
 
     def _total_steps(self, rows: Loader) -> int:
         """Optimizer steps of the whole run."""
+        if self.config.data.streaming:
+            return self.config.train.max_steps or 0  # which is required
         each = self.objective.updates if isinstance(self.objective, Online) else 1
         epochs = max(1, -(-int(self.config.train.epochs * 1e6) * rows.steps_per_epoch * each // 1_000_000))
         return min(epochs, self.config.train.max_steps or epochs)
@@ -250,11 +253,15 @@ class Assembly:
         return Loader(data.train, batch_size=train.batch_size, seed=train.seed, layout=layout, **ranks)
 
     def _loader(
-        self, model: PreTrainedModel, forward: Forward, data: Prepared, rows: Loader
+        self, model: PreTrainedModel, forward: Forward, data: Prepared, rows: Loader, *, looked_at: bool
     ) -> tuple[LoaderLike, Callable[[], Mapping[str, float]]]:
         """Where the steps come from, and how the held-out rows are measured."""
         if not isinstance(self.objective, Online):
-            return rows, lambda: self._measured(model, forward, data.held_out, rows)
+            own: LoaderLike = rows
+            if self.config.data.streaming and not looked_at:
+                stream = Stream(self.config.data, seed=self.config.train.seed)
+                own = StreamLoader(rows, Rendering(stream, self.ready.renderer, self.objective))
+            return own, lambda: self._measured(model, forward, data.held_out, rows)
         rewards = [cast(Reward, reward) for reward in self.objective.rewards]
         rollouts = Rollouts(
             rows,

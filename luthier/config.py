@@ -124,6 +124,11 @@ class DataConfig(CleanConfig, AugmentConfig):
     """What to do with longer sequences; error: refuse the run, so that the choice is yours."""
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with rows that cannot be used; error: refuse the run and name them; drop: name them in rows.json."""
+    streaming: bool = False
+    """Read rows as training goes, for sources that are too large to be read before it; everything is then said in steps
+    (`train.max_steps`), and only the first rows are checked."""
+    shuffle_buffer: Positive = 10_000
+    """Rows of a stream among which the next one is drawn."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that clean and render rows; 0: this one."""
     cache: bool = True

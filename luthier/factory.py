@@ -24,6 +24,7 @@ from luthier.data.pack import Layout
 from luthier.data.processor import DataProcessor, DataProcessorLike, Prepared
 from luthier.data.render import Renderer
 from luthier.data.store import Rows
+from luthier.data.stream import require_stream
 from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import StrategySettings, pick_device
 from luthier.errors import CheckFailed
@@ -170,6 +171,8 @@ class Factory:
         cast(OptimizerSettings, config.train.optimizer).require(config)
         renderer = self.models.renderer(config.model)
         objective = cast(Objective, config.objective)
+        if config.data.streaming:
+            require_stream(config, objective)
         data = self.data.prepare(config.data, renderer, objective)
         adapter = cast(Adapter, config.adapter)
         report = check_data(config, data, renderer, adapter)

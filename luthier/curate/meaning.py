@@ -23,6 +23,7 @@ class SameMeaning(CleanerSettings):
     """
 
     type: Literal["same-meaning"] = "same-meaning"
+    remembers: ClassVar[bool] = True
     heavy: ClassVar[bool] = True
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Cosine of two rows' vectors from which on the later one goes; rows with other numbers are never the same."""

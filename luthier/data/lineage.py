@@ -87,9 +87,9 @@ def _rows(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*tree.get("earlier", ()), *tree["rows"]]
 
 
-def _seen(folder: Path) -> dict[int, list[int]]:
-    """The steps of each row by its number."""
-    seen: dict[int, list[int]] = {}
+def _seen(folder: Path) -> dict[int | str, list[int]]:
+    """The steps of each row by its number; of a stream, by what it says and where it stands."""
+    seen: dict[int | str, list[int]] = {}
     for line in read_metrics(folder / STEPS):
         for row in line["rows"]:
             seen.setdefault(row, []).append(line["step"])
@@ -117,8 +117,16 @@ def sightings(run: Path, ids: frozenset[str], place: tuple[str, int] | None) -> 
         same = row.get("content_id") in ids
         if same or (place is not None and row["line"] == place[1] and _same_file(row["file"], place[0])):
             found.append((number, row, bool(ids and not same and "content_id" in row and "mended" not in row)))
-    seen = _seen(run) if found else {}
-    return [Sighting(run, row, seen.get(number, ()), moved) for number, row, moved in found]
+    seen = _seen(run)
+    told = [Sighting(run, row, seen.get(number, ()), moved) for number, row, moved in found]
+    for key in (key for key in seen if isinstance(key, str)):  # of a stream
+        identity, _, where = key.partition(" ")
+        file, _, line = where.rpartition(":")
+        if identity in ids or (place is not None and int(line) == place[1] and _same_file(file, place[0])):
+            row = {"file": file, "line": int(line), "side": "train", "outcome": "kept", "content_id": identity}
+            told = [one for one in told if one.row.get("content_id") != identity]  # which was looked at before
+            told.append(Sighting(run, row, seen[key], moved=False))
+    return told
 
 
 def ancestors(run: Path) -> Iterator[tuple[Path, float]]:

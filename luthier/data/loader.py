@@ -22,7 +22,7 @@ class Step:
     """One optimizer step: this rank's micro-batches, all its rows, and where the data stands afterwards.
 
     `companions` are the micro-batches of the rows' companions, where an objective has them; `metrics` is what making
-    the step had to say.
+    the step had to say, `dropped` which rows were passed over, and why.
     """
 
     micro_batches: tuple[Batch, ...]
@@ -31,6 +31,7 @@ class Step:
     position: int
     companions: tuple[Batch, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
 
 
 class LoaderLike(Protocol):
@@ -48,6 +49,9 @@ class LoaderLike(Protocol):
 
     def steps(self, *, epoch: int = 0, position: int = 0) -> Iterator[Step]:
         """Steps without end, from a place in the data on."""
+
+    def progress(self, step: Step) -> float:
+        """Epochs that are done with it."""
 
     def smaller(self, step: Step) -> Step | None:
         """The same step in micro-batches of half the size, as all steps from here on; None where there are none."""
@@ -106,18 +110,22 @@ class Loader:
         for chosen, _, after in self.picks(epoch=epoch, position=position):
             yield self.step(chosen, after)
 
-    def step(self, rows: Sequence[Example], after: Place = (0, 0)) -> Step:
+    def progress(self, step: Step) -> float:
+        """Epochs that are done with it."""
+        return step.epoch + step.position / len(self.examples)
+
+    def step(self, rows: Sequence[Example], after: Place = (0, 0), *, dropped: tuple[str, ...] = ()) -> Step:
         """One step of these rows."""
         beside = [example.companion for example in rows if example.companion]
         companions = self.micro_batches(beside) if beside else ()
-        return Step(self.micro_batches(rows), tuple(rows), *after, companions=companions)
+        return Step(self.micro_batches(rows), tuple(rows), *after, companions=companions, dropped=dropped)
 
     def smaller(self, step: Step) -> Step | None:
         """As long as a micro-batch holds more than one row."""
         if not self.halve(step.examples):
             return None
         smaller = self.step(step.examples, (step.epoch, step.position))
-        return replace(smaller, metrics=step.metrics)
+        return replace(smaller, metrics=step.metrics, dropped=step.dropped)
 
     def halve(self, rows: Sequence[Example]) -> bool:
         """Halve the limits of a micro-batch, below what these rows reach; false where each has one of its own."""

@@ -34,8 +34,8 @@ class Example:
     """Further numbers for each supervised token `[N]`, such as a reference's log-probabilities."""
     companion: Example | None = None
     """Another example of which an objective takes statistics before a step."""
-    row: int | None = None
-    """Its number in the ledger."""
+    row: int | str | None = None
+    """Its number in the ledger; of a stream, which has none, what it says and where it stands."""
 
     @property
     def tokens(self) -> int:

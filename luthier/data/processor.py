@@ -28,6 +28,7 @@ from luthier.data.render import Renderer
 from luthier.data.sources import files_of, resolved
 from luthier.data.split import held_out, identities, place, strata
 from luthier.data.store import ReadRow, ReadRows, RenderedRow, Rows, Store, fingerprint, kept
+from luthier.data.stream import SAMPLE, Rendering, Stream
 from luthier.errors import DataError
 
 KEPT_BYTES = 2**24
@@ -61,6 +62,8 @@ class DataProcessor:
             DataError: a file cannot be read, or no row is left to train on.
         """
         ledger, readings = Ledger(), list[Reading]()
+        if config.streaming:
+            return self._sampled(config, renderer, objective)
         store, held = _store(config, renderer, objective), ReadRows()
         with Cleaning(cast(list[CleanerSettings], config.clean), workers=config.workers) as cleaning:
             if isinstance(config.held_out, list):  # first, so that training rows which repeat them are the ones to go
@@ -94,6 +97,29 @@ class DataProcessor:
             where = f"; first: {first.file}:{first.line}: {first.detail}" if first else ""
             raise DataError(f"no row is left to train on ({ledger.rows_read} read; {why}){where}")
         return Prepared(parts["train"].held(), parts["held_out"].held(), ledger, readings)
+
+    def _sampled(self, config: DataConfig, renderer: Renderer, objective: Renders) -> Prepared:
+        """The first rows of a stream, which are looked at before training; and the rows that are held out."""
+        ledger, rendering = Ledger(), Rendering(Stream(config, seed=0), renderer, objective)
+        train = rendering.rows(SAMPLE, again=False)
+        held: Sequence[Example] = []
+        readings = list[Reading]()
+        if isinstance(config.held_out, list):
+            own = config.model_copy(update={"train": config.held_out, "held_out": 0.0, "streaming": False})
+            other = self.prepare(own, renderer, objective)
+            held, readings = other.train, other.readings
+        else:
+            held = [one for raw in rendering.stream.apart if isinstance(one := rendering.example(raw), Example)]
+        for side, rows in (("train", train), ("held_out", held)):
+            for row in rows:
+                ledger.read()
+                at, said = row.origin, row.content_id
+                ledger.record(Entry(at.file, at.line, side, "kept", "", "", said, len(row.sequences), row.tokens))  # type: ignore[arg-type]
+        for entry in rendering.stream.dropped:
+            ledger.read()
+            ledger.record(entry)
+        ledger.notes = [f"a stream: {ledger.rows_read} rows were looked at first; steps.jsonl names those of each step"]
+        return Prepared(train, held, ledger, readings)
 
     def read(
         self,

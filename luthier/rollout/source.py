@@ -198,6 +198,10 @@ class Rollouts:
 
     # ---- between updates -----------------------------------------------------------------------------------------
 
+    def progress(self, step: Step) -> float:
+        """Epochs of the prompts that are done with it."""
+        return self.loader.progress(step)
+
     def memory(self) -> dict[str, Tensor]:
         """Answers that will be used again."""
         if not self._kept:

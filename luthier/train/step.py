@@ -94,7 +94,7 @@ def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
     return Progress(
         state=state,
         total_steps=job.total_steps,
-        epoch=step.epoch + step.position / len(job.loader.examples),
+        epoch=job.loader.progress(step),
         loss=loss - (penalised or 0.0),
         learning_rate=rate,
         grad_norm=norm,
@@ -109,6 +109,7 @@ def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
             **({"skipped": state.skipped} if state.skipped else {}),
         },
         rows=[example.row for example in step.examples if example.row is not None],
+        dropped=step.dropped,
     )
 
 

@@ -70,6 +70,8 @@ class Cleaner:
 class CleanerSettings(Part):
     """Settings of a kind of cleaner."""
 
+    remembers: ClassVar[bool] = False
+    """Whether what becomes of a row depends on earlier ones."""
     heavy: ClassVar[bool] = False
     """Whether looking costs so much that only rows should come here which all cleaners before have kept."""
 

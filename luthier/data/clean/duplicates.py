@@ -8,7 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
 from luthier.system.files import scratch_database
@@ -22,6 +22,7 @@ ASCII = "".join(c for c in string.punctuation if unicodedata.category(c)[0] == "
 class Duplicates(CleanerSettings):
     """Drop rows that say the same as an earlier one."""
 
+    remembers: ClassVar[bool] = True
     type: Literal["duplicates"] = "duplicates"
     exact: bool = False
     """Whether case, spaces and punctuation count."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ KEPT_SHINGLES = 2000
 class NearDuplicates(CleanerSettings):
     """Drop rows whose text is almost that of an earlier one."""
 
+    remembers: ClassVar[bool] = True
     type: Literal["near-duplicates"] = "near-duplicates"
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of shingles that two rows have in common (Jaccard similarity) from which on one of them goes."""

@@ -29,8 +29,10 @@ class Progress:
     seconds: float
     evaluation: Mapping[str, float] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    rows: Sequence[int] = ()
-    """What the step learnt, on all ranks, by the numbers of the ledger."""
+    rows: Sequence[int | str] = ()
+    """What the step learnt, on all ranks, by the numbers of the ledger; of a stream, by content and place."""
+    dropped: Sequence[str] = ()
+    """Rows of a stream that were passed over, and why."""
 
     @property
     def last(self) -> bool:

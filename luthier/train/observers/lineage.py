@@ -25,5 +25,7 @@ class Lineage(Observer):
     def on_step(self, progress: Progress) -> bool:
         """Keep the rows, but those of a step that overflowed in fp16, from which nothing was learnt."""
         if math.isfinite(progress.grad_norm):
-            self.file.log(progress.state.step, {"rows": [self.first + row for row in progress.rows]})
+            rows = [row if isinstance(row, str) else self.first + row for row in progress.rows]
+            dropped = {"dropped": list(progress.dropped)} if progress.dropped else {}
+            self.file.log(progress.state.step, {"rows": rows, **dropped})
         return False
