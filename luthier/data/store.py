@@ -70,7 +70,7 @@ def _code(part: object) -> Iterator[Path]:
 def kept(name: str) -> Store:
     """The store of that name, as earlier runs left it."""
     folder = home() / "rows"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # rows may be private
     for old in folder.glob("*.sqlite*"):
         if time.time() - old.stat().st_mtime > KEPT_DAYS * 86400:
             old.unlink(missing_ok=True)

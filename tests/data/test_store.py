@@ -160,6 +160,7 @@ def test_old_files_go(on_disk: Path) -> None:
         os.utime(file, (0, time.time() - KEPT_DAYS * 86400 - 60))
     kept("third")
     assert {file.stem for file in on_disk.glob("*.sqlite")} == {"new", "third"}
+    assert on_disk.stat().st_mode & 0o777 == 0o700
 
 
 # ---- the store -------------------------------------------------------------------------------------------------------
