@@ -26,8 +26,8 @@ from luthier.data.render import Renderer
 from luthier.data.store import Rows
 from luthier.data.stream import require_stream
 from luthier.distributed.single import SingleStrategy
-from luthier.distributed.strategy import StrategySettings, pick_device
-from luthier.errors import CheckFailed
+from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
+from luthier.errors import CheckFailed, DataError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.objectives.base import Objective
@@ -142,6 +142,7 @@ class Factory:
             ready.report.require_no_errors()
             config = _as_rendered(config, ready.renderer)
             claim = self.claim(config, ready, restart=restart, allow_changes=allow_changes)
+            _require_same(strategy, claim.data)
             for change in claim.changes:
                 stages.stage(f"changed      {change}")
             trackers = _trackers(config) if strategy.rank == 0 else []
@@ -239,6 +240,18 @@ class Factory:
                 folder, f"Run {folder.name}", _sections(config, ready, metrics, trained.adapter.report(trained.model))
             )
         return metrics
+
+
+def _require_same(strategy: Strategy, data_id: str) -> None:
+    """Refuse ranks that do not have the same rows; raises DataError."""
+    import torch
+
+    mine = torch.frombuffer(bytearray.fromhex(data_id), dtype=torch.uint8)
+    if not all(torch.equal(mine, other) for other in strategy.gather(mine)):
+        raise DataError(
+            "data: the processes have prepared different rows, as where each has asked a model of its own; "
+            "make files of them first, with luthier data clean or luthier data augment"
+        )
 
 
 def _final_weights(config: RunConfig, trained: Trained, checkpoints: Checkpoints, state: State, stages: Stages) -> int:

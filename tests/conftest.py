@@ -64,6 +64,12 @@ def build_model(vocabulary: int, seed: int = 0, **changes: Any) -> Any:
     return LlamaForCausalLM(LlamaConfig(**(settings | changes)))
 
 
+@pytest.fixture(autouse=True)
+def own_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Rendered rows and answers of models are kept by each test for itself."""
+    monkeypatch.setattr("luthier.data.store.home", lambda: tmp_path / "home")
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """The tiny tokenizer."""

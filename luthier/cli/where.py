@@ -51,6 +51,7 @@ def _fate(seen: Sighting) -> str:
     from luthier.data.lineage import kept_step, ranges
 
     row, steps, kept = seen.row, seen.steps, kept_step(seen.run)
+    made = f" (a row made of it: {row['method']})" if row.get("method") else ""
     if seen.moved:
         return f"another row stood there: {row['content_id']}"
     if row["outcome"] == "dropped":
@@ -58,11 +59,11 @@ def _fate(seen: Sighting) -> str:
     if row["side"] == "held_out":
         return "held out, never learnt"
     if not steps:
-        return "to be trained on, in no step yet"
+        return f"to be trained on, in no step yet{made}"
     found = [f"{one[0]}-{one[1]}" if isinstance(one, list) else str(one) for one in ranges(steps)]
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     late = f"; the run kept the weights of step {kept:.0f}" if steps[-1] > kept else ""
-    return f"learnt in step{'s' if len(steps) > 1 else ''} {', '.join(found[:SHOWN])}{more}{late}"
+    return f"learnt in step{'s' if len(steps) > 1 else ''} {', '.join(found[:SHOWN])}{more}{late}{made}"
 
 
 def _asked(row: str) -> tuple[frozenset[str], tuple[str, int] | None]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any
@@ -13,6 +16,7 @@ from pydantic import AfterValidator, Field
 
 from luthier.config import ModelConfig, Positive, Section
 from luthier.data.conversation import Conversation, Message
+from luthier.data.store import database
 from luthier.inference.engine import Engine, Sampling
 
 
@@ -48,16 +52,55 @@ class Writer(Section):
     """Longest answer in tokens."""
 
     def open(self) -> Engine:
-        """What answers, loaded once in a process.
+        """What answers, loaded once in a process; answers are kept for the next run.
 
         Raises:
             UserError: the model cannot be found or loaded, or the variable of the key is not set.
         """
-        return _opened(self)
+        return Remembering(_opened(self), f"{self.endpoint or ''} {self.model}")
 
     def sampling(self, *, temperature: float = 0.0, seed: int | None = None) -> Sampling:
         """How it writes."""
         return Sampling(self.max_new_tokens, temperature, seed=seed)
+
+
+class Remembering:
+    """An engine whose answers are kept: none is paid for twice, and a run that goes on has the rows that it had."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine, self.name, self.asked = engine, name, Counter[bytes]()
+        self.answers = database("answers", "CREATE TABLE IF NOT EXISTS answer (key BLOB PRIMARY KEY, said TEXT)")
+
+    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, str]]:
+        """Answers with the index of their prompt; what was answered before first."""
+        keys = [self._key(prompt, sampling) for prompt in prompts]
+        missing = []
+        for number, key in enumerate(keys):
+            said = self._known(key)
+            if said is None:
+                missing.append(number)
+            else:
+                yield number, said
+        for place, said in self.engine.generate([prompts[number] for number in missing], sampling):
+            number = missing[place]
+            if said.strip():
+                self.answers.execute("INSERT OR IGNORE INTO answer VALUES (?, ?)", (keys[number], said))
+            yield number, self._known(keys[number]) or said  # of several that ask at once, one is right for all
+
+    def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
+        """One answer, as it comes; it is not kept."""
+        return self.engine.stream(prompt, sampling)
+
+    def _key(self, prompt: Conversation, sampling: Sampling) -> bytes:
+        """Sixteen bytes of what is asked, and for which time: the same question may have several answers."""
+        told = f"{self.name}\0{sampling}\0{[turn.for_template() for turn in prompt.messages]}"
+        same = hashlib.blake2b(told.encode(), digest_size=16).digest()
+        self.asked[same] += 1
+        return hashlib.blake2b(same + str(self.asked[same]).encode(), digest_size=16).digest()
+
+    def _known(self, key: bytes) -> str | None:
+        found = self.answers.execute("SELECT said FROM answer WHERE key = ?", (key,)).fetchone()
+        return None if found is None else str(found[0])
 
 
 @cache

@@ -23,7 +23,8 @@ class Entry:
     """What became of one row. `sequences` and `tokens` count what it gives to a batch.
 
     `mended` are the rules that changed it; a row that was `cleaned` away has what its rule measured, and the threshold.
-    A row that was not read but made has the file and line of the row it was made of, and the `method`.
+    A row that was not read but made has the file and line of the row it was made of, and the `method`; `made_of` are
+    the content ids of all rows that it was made of, or of what a mended row was before.
     """
 
     file: str
@@ -40,6 +41,7 @@ class Entry:
     score: float = 0.0
     threshold: float = 0.0
     method: str = ""
+    made_of: str = ""
 
 
 class Ledger:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,12 +19,12 @@ from typing import Any
 from luthier.data.ledger import ROWS, written
 from luthier.errors import DataError
 from luthier.system.files import write_text
-from luthier.tracking.jsonl import read_metrics
+from luthier.tracking.jsonl import lines
 from luthier.tracking.run import RUN, RunFolder
 
 STEPS = "steps.jsonl"
 CHECKPOINT = "checkpoint-"
-FOLDED_BYTES = 2**28
+FOLDED_BYTES = 2**25
 """Largest ledger that is read into memory to be written anew."""
 
 
@@ -56,12 +57,17 @@ def carried(folder: Path, ledger: Iterable[str]) -> Iterable[str]:
     had = [{key: value for key, value in row.items() if key != "steps"} for row in _rows(before)]
     kept = len(before.get("earlier", ()))
     earlier = had[:kept] if had[kept:] == tree["rows"] else had  # else it was the config alone that changed
-    return written(tree | {"earlier": earlier}) if earlier else [ledger]
+    return written({"before": len(earlier)} | tree | {"earlier": earlier}) if earlier else [ledger]
 
 
 def first_number(folder: Path) -> int:
-    """How many rows a run had before its data changed."""
-    return len(_ledger(folder).get("earlier", ()))
+    """How many rows a run had before its data changed; stands at the beginning of rows.json, which may be large."""
+    try:
+        with (folder / ROWS).open(encoding="utf-8") as file:
+            found = re.match(r'\{"before": (\d+)', file.readline())
+    except FileNotFoundError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def ranges(steps: Sequence[int]) -> list[int | list[int]]:
@@ -76,11 +82,14 @@ def ranges(steps: Sequence[int]) -> list[int | list[int]]:
 
 
 def _ledger(folder: Path) -> dict[str, Any]:
+    """What rows.json holds; raises DataError where it cannot be read, since rows would seem never to have been seen."""
     try:
-        tree = json.loads((folder / ROWS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        tree: dict[str, Any] = json.loads((folder / ROWS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return {"rows": []}
-    return tree if isinstance(tree, dict) and "rows" in tree else {"rows": []}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / ROWS}: cannot be read: {error}") from None
+    return tree
 
 
 def _rows(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -90,7 +99,7 @@ def _rows(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _seen(folder: Path) -> dict[int | str, list[int]]:
     """The steps of each row by its number; of a stream, by what it says and where it stands."""
     seen: dict[int | str, list[int]] = {}
-    for line in read_metrics(folder / STEPS):
+    for line in lines(folder / STEPS) if (folder / STEPS).exists() else ():
         for row in line["rows"]:
             seen.setdefault(row, []).append(line["step"])
     return seen
@@ -114,7 +123,7 @@ def sightings(run: Path, ids: frozenset[str], place: tuple[str, int] | None) -> 
     """The entries of a run's ledger with one of these content ids, and those of a place that `file:line` names."""
     found = []
     for number, row in enumerate(_rows(_ledger(run))):
-        same = row.get("content_id") in ids
+        same = row.get("content_id") in ids or any(one in ids for one in row.get("made_of", "").split())
         if same or (place is not None and row["line"] == place[1] and _same_file(row["file"], place[0])):
             found.append((number, row, bool(ids and not same and "content_id" in row and "mended" not in row)))
     seen = _seen(run)

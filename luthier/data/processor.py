@@ -5,9 +5,11 @@ Replaceable: `Factory(data=...)` takes any `DataProcessorLike`.
 
 from __future__ import annotations
 
+import sqlite3
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -16,10 +18,10 @@ from numpy.typing import NDArray
 
 from luthier.config import DataConfig, SourceConfig
 from luthier.data.augment.base import AugmenterSettings, GuardSettings
-from luthier.data.augment.rewrite import layout_of, value_of
+from luthier.data.augment.rewrite import layout_of, reads_as_itself, value_of
 from luthier.data.augment.run import Placed, augmented
 from luthier.data.clean.base import CleanerSettings, Drop
-from luthier.data.clean.pipeline import Cleaning
+from luthier.data.clean.pipeline import BATCH, Cleaning, Outcome
 from luthier.data.ledger import Entry, Ledger, Side
 from luthier.data.making import Making, Renders
 from luthier.data.pack import Example
@@ -29,7 +31,7 @@ from luthier.data.sources import files_of, resolved
 from luthier.data.split import held_out, identities, place, strata
 from luthier.data.store import ReadRow, ReadRows, RenderedRow, Rows, Store, fingerprint, kept
 from luthier.data.stream import SAMPLE, Rendering, Stream
-from luthier.errors import DataError
+from luthier.errors import DataError, StorageError
 
 KEPT_BYTES = 2**24
 """Size of files from which on rendered rows are kept for the next run."""
@@ -37,7 +39,7 @@ KEPT_BYTES = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """RenderedRow rows of both sides, the ledger, and what was decided about each file."""
+    """Rendered rows of both sides, the ledger, and what was decided about each file."""
 
     train: Sequence[Example]
     held_out: Sequence[Example]
@@ -49,7 +51,7 @@ class DataProcessorLike(Protocol):
     """What `Factory(data=...)` takes."""
 
     def prepare(self, config: DataConfig, renderer: Renderer, objective: Renders) -> Prepared:
-        """RenderedRow rows of both sides, every row accounted for."""
+        """Rendered rows of both sides, every row accounted for."""
 
 
 class DataProcessor:
@@ -60,10 +62,15 @@ class DataProcessor:
 
         Raises:
             DataError: a file cannot be read, or no row is left to train on.
+            StorageError: the disk refused to hold the rows.
         """
+        try:
+            return (self._sampled if config.streaming else self._prepared)(config, renderer, objective)
+        except sqlite3.Error as error:
+            raise StorageError(f"rows cannot be kept on disk: {error}; free space, or set data.cache=false") from error
+
+    def _prepared(self, config: DataConfig, renderer: Renderer, objective: Renders) -> Prepared:
         ledger, readings = Ledger(), list[Reading]()
-        if config.streaming:
-            return self._sampled(config, renderer, objective)
         store, held = _store(config, renderer, objective), ReadRows()
         with Cleaning(cast(list[CleanerSettings], config.clean), workers=config.workers) as cleaning:
             if isinstance(config.held_out, list):  # first, so that training rows which repeat them are the ones to go
@@ -72,8 +79,7 @@ class DataProcessor:
         ledger.notes = cleaning.notes()
         apart = _apart(config, rows, store)
         if config.augment:
-            with store.writing():
-                _augment(config, rows, apart, held, store, ledger)
+            _augment(config, rows, apart, held, store, ledger)
             apart = np.append(apart, np.zeros(len(rows) - len(apart), dtype=bool))
         parts: dict[Side, Rows] = {"train": Rows(store, rows), "held_out": Rows(store, held if len(held) else rows)}
         with Making(renderer, objective, config) as making:
@@ -140,21 +146,29 @@ class DataProcessor:
                 found = recognised(source, file, limit=left)
                 before = ledger.rows_read
                 result.source(file, source.weight)
-                with store.writing():
-                    for outcome in (cleaning or Cleaning(())).rows(found.rows, found.format):
-                        ledger.read()
-                        origin, drop = outcome.row.origin, outcome.drop
-                        if outcome.content is not None:
-                            row = store.add(found.format, outcome.value)
-                            result.add(row, origin.line, outcome.content.content_id, ", ".join(outcome.mended))
-                        elif drop is not None:
-                            ledger.judge(origin, drop, side=side, content_id=outcome.content_id)
+                outcomes = (cleaning or Cleaning(())).rows(found.rows, found.format)
+                while batch := list(islice(outcomes, BATCH)):  # others may write between batches
+                    with store.writing():
+                        for outcome in batch:
+                            _keep(outcome, found.format, (store, result), ledger, side)
                 count = ledger.rows_read - before
                 readings.append(found.reading(count))
                 left = None if left is None else left - count
                 if left == 0:
                     break
         return result
+
+
+def _keep(outcome: Outcome, format: str, rows: tuple[Store, ReadRows], ledger: Ledger, side: Side) -> None:
+    """Put a row that was read where it goes."""
+    ledger.read()
+    origin, drop = outcome.row.origin, outcome.drop
+    if outcome.content is not None:
+        number = rows[0].add(format, outcome.value)
+        mended, made_of = ", ".join(outcome.mended), outcome.content_id
+        rows[1].add(number, origin.line, outcome.content.content_id, mended=mended, made_of=made_of)
+    elif drop is not None:
+        ledger.judge(origin, drop, side=side, content_id=outcome.content_id)
 
 
 def _store(config: DataConfig, renderer: Renderer, objective: Renders) -> Store:
@@ -188,12 +202,16 @@ def _augment(
     held_back = [*(row for row in rows if apart[row.place]), *held]
     there, closed = ([Placed(row.origin, store.content(row.id)) for row in side] for side in (parents, held_back))
     augmenters, guards = cast(list[AugmenterSettings], config.augment), cast(list[GuardSettings], config.guard)
-    for candidate, drop in augmented(there, augmenters, guards, apart=closed):
-        if drop is None:
+    made = list(augmented(there, augmenters, guards, apart=closed))
+    with store.writing():
+        for candidate, drop in made:
+            if drop is not None or not reads_as_itself(candidate.content):
+                ledger.refuse(drop.rule if drop else "unreadable")
+                continue
             row = store.add(layout_of(candidate.content), value_of(candidate.content))
-            rows.make(row, candidate.content.content_id, parents[candidate.parent], candidate.method)
-        else:
-            ledger.refuse(drop.rule)
+            parent, *others = (parents[place] for place in (candidate.parent, *candidate.others))
+            made_of = " ".join(one.identity for one in (parent, *others))
+            rows.make(row, candidate.content.content_id, parent, method=candidate.method, made_of=made_of)
 
 
 def _refusal(rendered: RenderedRow | None, config: DataConfig) -> str:
@@ -219,7 +237,8 @@ def _account(row: ReadRow, side: Side, rendered: RenderedRow | None, ledger: Led
     entry = Entry(file, line, side, rendered.outcome, rendered.reason, rendered.detail, row.identity)
     if rendered.sequences:
         tokens = sum(map(len, rendered.sequences))
-        entry = replace(entry, sequences=len(rendered.sequences), tokens=tokens, mended=row.mended, method=row.method)
+        entry = replace(entry, sequences=len(rendered.sequences), tokens=tokens)
+        entry = replace(entry, mended=row.mended, method=row.method, made_of=row.made_of)
     if row.method:
         ledger.make()
     return ledger.record(entry)

@@ -18,6 +18,7 @@ from luthier.config import SourceConfig
 from luthier.data.conversation import Origin, Row
 from luthier.data.dataset_info import FILE, DataSets
 from luthier.data.files.base import How, kind_of, suffixes
+from luthier.data.files.columnar import plain
 from luthier.data.files.opened import CHUNK, PACKED, opened
 from luthier.data.formats.listed import listed
 from luthier.errors import DataError, MissingExtra
@@ -206,6 +207,6 @@ def _hub_rows(source: SourceConfig) -> Iterator[Row]:
     try:
         found: Any = datasets.load_dataset(name, source.subset, split=source.split, streaming=True)
         for number, value in enumerate(found, 1):
-            yield Row(Origin(source.path, number), value)
+            yield Row(Origin(source.path, number), plain(value, f"{source.path}:{number}"))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{source.path}: cannot be read: {error}") from None

@@ -11,9 +11,10 @@ import json
 import sqlite3
 import sys
 import time
+import warnings
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import pairwise
@@ -28,13 +29,13 @@ from luthier.data.formats import base as formats
 from luthier.data.ledger import Outcome
 from luthier.data.pack import Example
 from luthier.data.render import Renderer, Tokens
-from luthier.plugins import Part
-from luthier.system.files import scratch_database
+from luthier.plugins import Part, names
+from luthier.system.files import locked, scratch_database
 from luthier.system.home import home
 
 KEPT_DAYS = 30
 """Days after which a file of rows is removed that no run has opened."""
-HELD, EXTREME = 10_000, 10_000
+HELD, EXTREME = 10_000, 1_000
 """Rows up to which all are held in memory, and rows of which the longest or the shortest are looked for."""
 TABLE = "CREATE TABLE IF NOT EXISTS row (id INTEGER PRIMARY KEY, key BLOB UNIQUE, said TEXT, made BLOB, what TEXT)"
 
@@ -51,30 +52,67 @@ def fingerprint(renderer: Renderer, objective: object, settings: Sequence[object
     digest = hashlib.blake2b(digest_size=8)
     for what in (*settings, objective.model_dump_json(), template, sorted(renderer.options.items()),
                  sorted(renderer.stop_ids), tokenizer.special_tokens_map, tokenizer.backend_tokenizer.to_str(),
-                 tokenizer.add_bos_token if "add_bos_token" in tokenizer.init_kwargs else "",
+                 sorted((key, str(value)) for key, value in tokenizer.init_kwargs.items() if key != "name_or_path"),
                  version("transformers"), version("tokenizers")):  # fmt: skip
         digest.update(f"{what}\0".encode())
-    for file in sorted({*Path(luthier.__file__).parent.glob("data/**/*.py"), *_code(objective), *_code(renderer)}):
+    code = set(Path(luthier.__file__).parent.glob("data/**/*.py"))
+    for part in (objective, renderer, tokenizer, *(formats.named(name) for name in names("format"))):
+        files = [file for one in type(part).__mro__[:-1] for file in _code(one)]
+        if None in files:
+            return None
+        code |= {file for file in files if file is not None}
+    for file in sorted(code):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def _code(part: object) -> Iterator[Path]:
-    """The files in which the classes of an object stand."""
-    for one in type(part).__mro__:
-        file = getattr(sys.modules[one.__module__], "__file__", None)  # what is built in has none
-        if file and one.__module__ != "pydantic.main":
-            yield Path(file)
+def _code(kind: type) -> Iterable[Path | None]:
+    """The file in which a class stands, and those beside it where it is not ours; None where it stands in none."""
+    package = kind.__module__.partition(".")[0]
+    file = getattr(sys.modules[kind.__module__], "__file__", None)
+    if package in ("builtins", "abc", "typing", "pydantic", "transformers"):  # whose versions count
+        return []
+    return [None] if file is None else [Path(file)] if package == "luthier" else Path(file).parent.glob("*.py")
 
 
 def kept(name: str) -> Store:
-    """The store of that name, as earlier runs left it."""
+    """The store of that name, as earlier runs left it; one of this process alone where nothing can be kept."""
+    return Store(database(name, TABLE))
+
+
+def database(name: str, table: str) -> sqlite3.Connection:
+    """A database that is there for all runs; where nothing can be kept, one of this process alone, with a warning."""
     folder = home() / "rows"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # rows may be private
-    for old in folder.glob("*.sqlite*"):
-        if time.time() - old.stat().st_mtime > KEPT_DAYS * 86400:
-            old.unlink(missing_ok=True)
-    return Store(folder / f"{name}.sqlite")
+    file = folder / f"{name}.sqlite"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # rows may be private
+        with locked(folder / ".lock"):
+            for old in folder.glob("*.sqlite"):
+                if time.time() - old.stat().st_mtime > KEPT_DAYS * 86400:
+                    _remove(old)
+            try:
+                return _opened(file, table)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                _remove(file)  # damaged; it only saved time
+                return _opened(file, table)
+    except (OSError, sqlite3.Error) as error:
+        warnings.warn(f"{folder}: rendered rows cannot be kept ({error}); they are rendered anew", stacklevel=2)
+        return scratch_database(table)
+
+
+def _opened(file: Path, table: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=600)
+    for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA cache_size = -32000", table):
+        connection.execute(statement)
+    file.touch()
+    return connection
+
+
+def _remove(file: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        file.with_name(file.name + end).unlink(missing_ok=True)
 
 
 class RenderedRow(NamedTuple):
@@ -90,17 +128,10 @@ NOWHERE = Origin("", 0)
 
 
 class Store:
-    """The rows of a file, or with None, of this process alone."""
+    """The rows of a database, or with None, of this process alone."""
 
-    def __init__(self, file: Path | None = None) -> None:
-        if file is None:
-            self.rows = scratch_database(TABLE)
-            return
-        self.rows = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=600)
-        # a kill may lose the last rows, which are then rendered again; it never leaves half of one
-        for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", "PRAGMA cache_size = -32000", TABLE):
-            self.rows.execute(statement)
-        file.touch()
+    def __init__(self, rows: sqlite3.Connection | None = None) -> None:
+        self.rows = scratch_database(TABLE) if rows is None else rows
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -110,7 +141,8 @@ class Store:
         try:
             yield
         finally:
-            self.rows.execute("COMMIT")
+            if self.rows.in_transaction:
+                self.rows.execute("COMMIT")
 
     def add(self, format: str, value: Any) -> int:
         """The number of a row in this store, which has it once."""
@@ -132,7 +164,8 @@ class Store:
     def put(self, row: int, rendered: RenderedRow) -> None:
         """Keep what a row was rendered to."""
         parts = [np.asarray([len(rendered.sequences), *map(len, rendered.sequences)], dtype=np.int32).tobytes()]
-        parts += [part.tobytes() for one in rendered.sequences for part in (one.ids, one.weights)]
+        for one in rendered.sequences:
+            parts += [np.asarray(one.ids, np.int32).tobytes(), np.asarray(one.weights, np.float32).tobytes()]
         what = json.dumps(rendered[1:])
         self.rows.execute(
             "UPDATE row SET made = ?, what = ? WHERE id = ?", (zlib.compress(b"".join(parts), 1), what, row)
@@ -168,7 +201,8 @@ def _sequences(made: bytes) -> tuple[Tokens, ...]:
 class ReadRow(NamedTuple):
     """A row that was read: its place in that order, its number in the store, what it says, whence, what mended it.
 
-    One that was made of another has the place of that in its file, and the method.
+    One that was made of another has the place of that in its file, and the method; `made_of` are the content ids of
+    what it was before it was mended, or of all rows that it was made of.
     """
 
     place: int
@@ -178,6 +212,7 @@ class ReadRow(NamedTuple):
     weight: float
     mended: str
     method: str
+    made_of: str
 
 
 class ReadRows:
@@ -186,7 +221,7 @@ class ReadRows:
     def __init__(self) -> None:
         self.table = scratch_database(
             "CREATE TABLE row (place INTEGER PRIMARY KEY, id INTEGER, identity TEXT, source INTEGER, line INTEGER, "
-            "mended TEXT, method TEXT)"
+            "mended TEXT, method TEXT, made_of TEXT)"
         )
         self.sources: list[tuple[str, float]] = []
         self.count = 0
@@ -195,17 +230,17 @@ class ReadRows:
         """A file whose rows follow, and how often each of them is seen."""
         self.sources.append((file, weight))
 
-    def add(self, row: int, line: int, identity: str, mended: str) -> None:
+    def add(self, row: int, line: int, identity: str, *, mended: str = "", made_of: str = "") -> None:
         """One more row of the last source."""
-        self._add(row, identity, len(self.sources) - 1, line, mended, "")
+        self._add(row, identity, len(self.sources) - 1, line, mended, "", made_of)
 
-    def make(self, row: int, identity: str, parent: ReadRow, method: str) -> None:
+    def make(self, row: int, identity: str, parent: ReadRow, *, method: str, made_of: str) -> None:
         """One more row, made of one that is there."""
         (source,) = self.table.execute("SELECT source FROM row WHERE place = ?", (parent.place,)).fetchone()
-        self._add(row, identity, source, parent.origin.line, parent.mended, method)
+        self._add(row, identity, source, parent.origin.line, parent.mended, method, made_of)
 
     def _add(self, *values: object) -> None:
-        self.table.execute("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?)", (self.count, *values))
+        self.table.execute("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (self.count, *values))
         self.count += 1
 
     def __len__(self) -> int:
@@ -217,14 +252,14 @@ class ReadRows:
     def __iter__(self) -> Iterator[ReadRow]:
         return map(self._row, self.table.execute("SELECT * FROM row ORDER BY place"))
 
-    def _row(self, values: tuple[int, int, str, int, int, str, str]) -> ReadRow:
+    def _row(self, values: tuple[int, int, str, int, int, str, str, str]) -> ReadRow:
         place, row, identity, source, line, *how = values
         file, weight = self.sources[source]
         return ReadRow(place, row, identity, Origin(file, line), weight, *how)
 
 
 class Rows(Sequence[Example]):
-    """RenderedRow rows in an order, each read when it is asked for; one may be there several times.
+    """Rendered rows in an order, each read when it is asked for; one may be there several times.
 
     `tokens` and `longest` are how many tokens each has, and its longest sequence; `digest` is of what they are.
     """

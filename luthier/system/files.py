@@ -25,6 +25,19 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes out until the block ends; the system gives the lock back where a process is killed."""
+    with path.open("w", encoding="utf-8") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except (ImportError, OSError):  # a system, or a file system, without locks
+            pass
+        yield
+
+
 def scratch_database(*tables: str) -> sqlite3.Connection:
     """A database for this process alone, in memory while it is small, else in a file that goes away with it."""
     database = sqlite3.connect("", isolation_level=None, check_same_thread=False)

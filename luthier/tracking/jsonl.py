@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,9 +43,9 @@ class JsonlTracker:
 
     def rewind(self, step: int) -> None:
         """Keep the lines up to a step; a last line that was cut off goes too."""
-        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         if self.path.exists():
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+            kept = (row for row in lines(self.path) if row["step"] <= step)
+            write_text(self.path, (json.dumps(row) + "\n" for row in kept))
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -53,10 +53,14 @@ class JsonlTracker:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a metrics file, oldest first; empty where there is none."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # cut off while it was written
-            break
-    return rows
+    return list(lines(path)) if path.exists() else []
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines of a file, one at a time."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:  # cut off while it was written
+                return

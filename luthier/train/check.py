@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from typing import Literal, cast
@@ -171,53 +171,68 @@ def _each(name: str, examples: Iterable[Example], fault: Callable[[Example], str
     return [Finding("error", name, named([f"{origin}: {found}" for origin, found in faults]))]
 
 
+@dataclass(slots=True)
+class Named:
+    """What was found: the first few, and how many there are."""
+
+    first: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, row: str) -> None:
+        """One more."""
+        self.count += 1
+        if self.count <= SHOWN:
+            self.first.append(row)
+
+    def __str__(self) -> str:
+        more = f"; and {self.count - SHOWN} more rows" if self.count > SHOWN else ""
+        return "; ".join(self.first) + more
+
+
 def named(rows: Sequence[str]) -> str:
     """The first few of what was found, and how many more there are."""
-    more = f"; and {len(rows) - SHOWN} more rows" if len(rows) > SHOWN else ""
-    return "; ".join(rows[:SHOWN]) + more
+    return str(Named(list(rows[:SHOWN]), len(rows)))
 
 
 def _bad_rows(config: RunConfig, data: Prepared) -> Iterable[Finding]:
     """Rows that could not be used, grouped by reason."""
-    by_reason: dict[tuple[str, bool], list[str]] = {}
+    by_reason: dict[tuple[str, bool], Named] = {}
     for entry in data.ledger.of("dropped"):
-        rows = by_reason.setdefault((entry.reason, entry.cleaned), [])
-        rows.append(f"{entry.file}:{entry.line}: {entry.detail}")
+        rows = by_reason.setdefault((entry.reason, entry.cleaned), Named())
+        rows.add(f"{entry.file}:{entry.line}: {entry.detail}")
     for (reason, cleaned), rows in by_reason.items():
         if cleaned:
-            yield Finding("note", reason, f"{len(rows)} rows were left out as the config says: {named(rows)}")
+            yield Finding("note", reason, f"{rows.count} rows were left out as the config says: {rows}")
             continue
         chosen = config.data.bad_rows == "drop" or reason == "over-length"
         hint = "" if chosen else "; mend them, or leave them out with data.bad_rows=drop"
         level: Level = "warning" if chosen else "error"
-        yield Finding(level, reason, f"{len(rows)} rows cannot be used: {named(rows)}{hint}")
+        yield Finding(level, reason, f"{rows.count} rows cannot be used: {rows}{hint}")
 
 
 def _over_length(config: RunConfig, data: Prepared) -> Iterable[Finding]:
-    limit = config.data.max_length
-    long = [
-        (rows[place].origin, length)
-        for rows in (data.train, data.held_out)
-        for place, length in enumerate(longest_of(rows))
-        if length > limit
-    ]
-    if long:
-        shown = named([f"{origin}: {length} tokens" for origin, length in long])
-        longest = max(length for _, length in long)
+    limit, longest, long = config.data.max_length, 0, Named()
+    for rows in (data.train, data.held_out):
+        for place, length in enumerate(longest_of(rows)):
+            if length > limit:
+                long.add(f"{rows[place].origin}: {length} tokens" if long.count < SHOWN else "")
+                longest = max(longest, length)
+    if long.count:
         yield Finding(
             "error",
             "over-length",
-            f"{len(long)} rows are longer than data.max_length={limit}: {shown}; raise it (the longest has {longest}), "
+            f"{long.count} rows are longer than data.max_length={limit}: {long}; raise it (the longest has {longest}), "
             "or choose data.over_length=drop, truncate or split",
         )
 
 
 def _leaks(data: Prepared) -> Iterable[Finding]:
     """Held-out rows that are trained on would make every evaluation a lie."""
-    held = dict(identities_of(data.held_out))
-    trained = {identity: origin for identity, origin in identities_of(data.train) if identity in held} if held else {}
-    leaked = [f"{held[identity]} is also {origin}" for identity, origin in trained.items()]
-    if leaked:
+    held = {int(identity, 16) for identity, _ in identities_of(data.held_out)}
+    trained = {i: origin for i, origin in identities_of(data.train) if int(i, 16) in held} if held else {}
+    if trained:
+        rows = ((i, origin) for i, origin in identities_of(data.held_out) if i in trained)
+        leaked = list(dict.fromkeys(f"{origin} is also {trained[i]}" for i, origin in rows))
         yield Finding("error", "held-out", f"{len(leaked)} held-out rows are also in training: {named(leaked)}")
 
 

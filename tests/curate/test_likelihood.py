@@ -148,7 +148,7 @@ def test_what_cleaners_say_reaches_the_user(tiny: Path, write_rows: Any, run_con
     config = run_config(rows, data__max_length=4096, data__held_out=0.0)
     data = config.data.model_copy(update={"clean": [cleaner]})
     ledger = DataProcessor().prepare(data, ModelLoader().renderer(config.model), Sft()).ledger
-    assert "1 rows were not measured" in ledger.to_json()
+    assert "1 rows were not measured" in "".join(ledger.to_json())
 
 
 def _rows() -> list[tuple[str, str]]:

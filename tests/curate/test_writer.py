@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from luthier.config import CleanConfig, parse_section
-from luthier.curate.writer import Writer, asking, prompts
+from luthier.curate.writer import Remembering, Writer, asking, prompts
 from luthier.errors import ConfigError, ModelError, UserError
 from luthier.inference.endpoint import EndpointEngine
 from luthier.inference.hf import HfEngine
 from tests.curate.conftest import talk
+from tests.endpoint import Endpoint
+
+
+def opened(writer: Writer) -> Any:
+    """The engine behind what remembers its answers."""
+    found = writer.open()
+    assert isinstance(found, Remembering)
+    return found.engine
+
+
+def test_an_answer_is_asked_for_once(
+    endpoint: Endpoint, writer: Writer, told: Callable[[Callable[[str], str]], None]
+) -> None:
+    """Also in another process; but the same question may have a second answer."""
+    told(lambda prompt: f"answer {len(endpoint.asked)}")
+    prompts = [asking("paraphrase", text="a"), asking("paraphrase", text="a"), asking("paraphrase", text="b")]
+    first = dict(writer.open().generate(prompts, writer.sampling()))
+    assert len(set(first.values())) == 3 == len(endpoint.asked)
+    assert dict(writer.open().generate(prompts, writer.sampling())) == first and len(endpoint.asked) == 3
+    dict(writer.open().generate(prompts, writer.sampling(seed=1)))
+    assert len(endpoint.asked) == 6
+    told(lambda prompt: " ")
+    for _ in range(2):
+        assert dict(writer.open().generate([talk("c", "d")], writer.sampling())) == {0: " "}
+    assert len(endpoint.asked) == 8, "nothing is no answer to keep"
 
 
 def test_one_here_or_one_elsewhere(tiny: Path) -> None:
     here = Writer.model_validate(str(tiny))
-    assert isinstance(here.open(), HfEngine) and here.open() is here.open()
+    assert isinstance(opened(here), HfEngine) and opened(here) is opened(here)
     said = dict(here.open().generate([asking("paraphrase", text="a"), talk("a", "b")], here.sampling()))
     assert set(said) == {0, 1}
-    there = Writer(endpoint="http://127.0.0.1:1/v1/", model="m", at_once=2, timeout_seconds=3).open()
+    there = Writer(endpoint="http://127.0.0.1:1/v1/", model="m", at_once=2, timeout_seconds=3)
+    there = opened(there)
     assert isinstance(there, EndpointEngine)
     assert (there.url, there.model, there.at_once, there.client.timeout.read) == ("http://127.0.0.1:1/v1", "m", 2, 3)
 

@@ -211,4 +211,4 @@ def test_folding_twice_is_folding_once_and_forgets_what_was_undone(tmp_path: Pat
     (run / STEPS).write_text('{"step": 1, "rows": [0]}\n')
     fold(run)
     assert [row.get("steps") for row in ledger(run)["rows"]] == [[1], None]
-    assert carried(run, written({"rows": [entry("x", 1, A), entry("x", 2, B)]})).count("earlier") == 0
+    assert "earlier" not in "".join(carried(run, written({"rows": [entry("x", 1, A), entry("x", 2, B)]})))

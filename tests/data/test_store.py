@@ -146,7 +146,8 @@ def test_whatever_changes_rendering_changes_the_name(tokenizer: Any) -> None:
 
     names = [
         name(), name(Dpo()), name(settings=(512, "error")), name(settings=(1024, "drop")), name(options={"a": 1}),
-        name(stop_ids=[5]), name(tokenizer={"chat_template": "{{ messages }}"}), name(tokenizer={"bos_token": "<b>"}),
+        name(stop_ids=[5]),
+        name(tokenizer={"init_kwargs": {"split_special_tokens": True}}), name(tokenizer={"chat_template": "{{ messages }}"}), name(tokenizer={"bos_token": "<b>"}),
     ]  # fmt: skip
     assert None not in names and len(set(names)) == len(names) and name() == names[0]
     assert name(tokenizer={"chat_template": "{{ strftime_now('%d') }}"}) is None
@@ -161,6 +162,42 @@ def test_old_files_go(on_disk: Path) -> None:
     kept("third")
     assert {file.stem for file in on_disk.glob("*.sqlite")} == {"new", "third"}
     assert on_disk.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_damaged_or_cannot_be_kept_only_costs_time(
+    on_disk: Path, write_rows: Write, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(chat_rows(20))
+    first = prepared(path, tokenizer, Sft())
+    (file,) = on_disk.glob("*.sqlite")
+    for end in ("-wal", "-shm"):
+        file.with_name(file.name + end).unlink(missing_ok=True)
+    file.write_bytes(b"SQLite format 3\0" + b"damaged" * 999)
+    assert told(prepared(path, tokenizer, Sft())) == told(first)
+    monkeypatch.setattr(store, "home", lambda: path)  # a file, in which there can be no folder
+    with pytest.warns(UserWarning, match="rendered rows cannot be kept"):
+        assert told(prepared(path, tokenizer, Sft())) == told(first)
+
+
+def test_several_processes_open_one_store(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from luthier.data import store;"
+        f"store.home = lambda: Path({str(tmp_path)!r});"
+        "one = store.kept('same');\n"
+        "for n in range(50):\n    with one.writing(): one.add('text', {'text': str(n)})"
+    )
+    root = Path(__file__).parents[2]
+    running = [subprocess.Popen([sys.executable, "-c", program], cwd=root, stderr=subprocess.PIPE) for _ in range(4)]
+    assert [(one.communicate()[1], one.returncode) for one in running] == [(b"", 0)] * 4
+
+
+def test_arrays_of_other_types_are_the_same_numbers() -> None:
+    here = Store()
+    row = here.add("text", {"text": "said"})
+    here.put(row, RenderedRow((Tokens(np.arange(5, 9), np.array([0.0, 1, 1, 1])),), "kept"))  # type: ignore[arg-type]
+    found = here.rendered(row)
+    assert found is not None and found.sequences[0].ids.tolist() == [5, 6, 7, 8]
+    assert found.sequences[0].weights.tolist() == [0, 1, 1, 1]
 
 
 # ---- the store -------------------------------------------------------------------------------------------------------
@@ -208,8 +245,8 @@ def test_the_longest_and_the_shortest(monkeypatch: pytest.MonkeyPatch) -> None:
         number = here.add("text", {"text": "a" * length})
         one = RenderedRow((Tokens.unsupervised([0] * length),), "kept")
         here.put(number, one)
-        rows.read.add(number, length, f"{length:016x}", "")
-        rows.add(ReadRow(len(rows), number, f"{length:016x}", Origin("file", length), 1.0, "", ""), one, 0, times=1)
+        rows.read.add(number, length, f"{length:016x}")
+        rows.add(ReadRow(len(rows), number, f"{length:016x}", Origin("file", length), 1.0, "", "", ""), one, 0, times=1)
     assert [row.tokens for row in extreme(rows, longest=True)] == [9, 7]
     assert [row.tokens for row in extreme(rows, longest=False)] == [1, 1]
     assert list(store.longest_of(rows)) == list(store.tokens_of(list(rows))) == [3, 9, 1, 7, 1]

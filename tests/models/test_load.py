@@ -261,7 +261,10 @@ def test_an_unknown_hub_model_without_network(monkeypatch: pytest.MonkeyPatch, t
     ("path", "message"),
     [
         ("smollm2-135m-instrct", "did you mean 'smollm2-135m-instruct'?"),
-        ("gone", "no model 'gone': not a folder, a .gguf file or a hub id (owner/name); allowed: smollm2"),
+        (
+            "gone",
+            "no model 'gone': not a folder, a .gguf file or a hub id (owner/name); allowed: minilm-l6-v2, smollm2",
+        ),
         ("gone/too/deep", "no model 'gone/too/deep'"),
         ("gone.gguf", "gone.gguf: no such file (looked at /"),
     ],

@@ -53,9 +53,10 @@ def open_text(text: str) -> str:
     for pattern in FACTS.values():
         text = _without(text, pattern)
     names = [word.span() for word in WORD.finditer(text) if _name(text, word) or _begins_name(text, word)]
+    characters = list(text)
     for start, end in names:
-        text = text[:start] + "\0" * (end - start) + text[end:]
-    return _without(_without(text, QUOTED), OPTION)
+        characters[start:end] = "\0" * (end - start)
+    return _without(_without("".join(characters), QUOTED), OPTION)
 
 
 def sentences(line: str) -> list[str]:

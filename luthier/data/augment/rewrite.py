@@ -6,12 +6,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from luthier.data.conversation import Content, Conversation, Labelled, Message, Preference, Task, Text, conversations
+from luthier.data.conversation import (
+    Content,
+    Conversation,
+    Labelled,
+    Message,
+    Origin,
+    Preference,
+    Row,
+    Task,
+    Text,
+    conversations,
+)
+from luthier.data.formats import base as formats
+from luthier.data.formats.preference import PROMPTS
+from luthier.errors import RowError
 
 Of = Literal["question", "answer", "both"]
 ROLES = {"question": ("user",), "answer": ("assistant",), "both": ("user", "assistant")}
-PARTS_OF_PROMPT = frozenset({"input", "system", "history"})
-"""Keys of a task's row that are turns of its prompt once it was read."""
+PARTS_OF_PROMPT = frozenset({"input", "system", "history", *PROMPTS})
+"""Keys of a task's row that are its prompt, or turns of it, once it was read."""
 
 
 def rewritten(content: Content, change: Callable[[str], str], of: Of = "question") -> Content:
@@ -65,6 +79,14 @@ def value_of(content: Content) -> dict[str, Any]:
         value |= {"label": content.wanted} if isinstance(content, Labelled) else {}
     tools = _talks(content)[0].tools
     return value | ({"tools": [dict(tool) for tool in tools]} if tools else {})
+
+
+def reads_as_itself(content: Content) -> bool:
+    """Whether what is written of a row is read as the same row."""
+    try:
+        return formats.read(layout_of(content), Row(Origin("", 0), value_of(content))) == content
+    except RowError:
+        return False
 
 
 def layout_of(content: Content) -> str:

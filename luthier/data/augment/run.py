@@ -16,7 +16,7 @@ from luthier.data.clean.duplicates import digest, plain
 from luthier.data.clean.ledger import Tally
 from luthier.data.clean.pipeline import BATCH, Outcome
 from luthier.data.clean.run import outcomes_of, require_ours
-from luthier.data.conversation import Content, Origin, Row
+from luthier.data.conversation import Content, Origin, Row, Task, conversations
 from luthier.system.files import atomic_folder
 
 
@@ -49,7 +49,7 @@ def augmented(
     for judge in judges:
         judge.know([*there, *held])
     seen = {digest(plain(row.text)): row.where for row in there}
-    closed = {digest(plain(text)): row.where for row in held for text in (row.text, row.question) if text}
+    closed = {digest(plain(text)): row.where for row in held for text in (row.text, *asked(row.content)) if text}
     for settings in augmenters:
         made = settings.build().make([row.content for row in rows])
         while batch := list(islice(made, BATCH)):
@@ -57,9 +57,17 @@ def augmented(
             drops = [_known(pair.candidate, seen, closed) for pair in pairs]
             for judge in judges:
                 left = [place for place, drop in enumerate(drops) if drop is None]
+                if not left:
+                    break
                 for place, drop in zip(left, judge.judge([pairs[place] for place in left]), strict=True):
                     drops[place] = drop
             yield from zip(batch, drops, strict=True)
+
+
+def asked(content: Content) -> list[str]:
+    """What each turn of a user says."""
+    talks = (content.asked,) if isinstance(content, Task) else conversations(content)
+    return [turn.content for talk in talks for turn in talk.messages if turn.role == "user"]
 
 
 def _pair(candidate: Candidate, there: Sequence[Said], name: str) -> Pair:
@@ -75,8 +83,8 @@ def _pair(candidate: Candidate, there: Sequence[Said], name: str) -> Pair:
 def _known(candidate: Said, seen: dict[int, str], closed: dict[int, str]) -> Drop | None:
     """Why a row must not be used whatever the guards are; remembers the others."""
     own = digest(plain(candidate.text))
-    asked = digest(plain(candidate.question)) if candidate.question else own
-    if held := closed.get(own) or closed.get(asked):
+    turns = (digest(plain(text)) for text in asked(candidate.content))
+    if held := next(filter(None, map(closed.get, (own, *turns))), None):
         return Drop("held-out", 1.0, 1.0, f"says or asks what {held} does, which is held out")
     if own in seen:
         return Drop("duplicate", 1.0, 1.0, f"says what {seen[own]} says")

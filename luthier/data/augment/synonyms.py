@@ -57,23 +57,28 @@ class _Synonyms:
     def _collect(self, text: str, *, kept: str, into: dict[str, tuple[str, ...]]) -> str:
         """Note the words of a text that have synonyms, where neither stands in what is kept, of the text itself too."""
         kept += "".join(one if hidden == "\0" else " " for one, hidden in zip(text, open_text(text), strict=True))
+        there = set(re.findall(r"\w+", kept.lower()))
         for start, end, options in self._found(text):
-            left = tuple(one for one in options if not _stands(one, kept))
-            if left and not _stands(text[start:end], kept):
+            left = tuple(one for one in options if not _stands(one, kept, there))
+            if left and not _stands(text[start:end], kept, there):
                 into[text[start:end]] = left
         return text
 
     def _said(self, text: str, *, chosen: dict[str, str]) -> str:
-        for start, end, _ in reversed(self._found(text)):
-            text = text[:start] + chosen.get(text[start:end], text[start:end]) + text[end:]
-        return text
+        pieces, behind = [], 0
+        for start, end, _ in self._found(text):
+            pieces += [text[behind:start], chosen.get(text[start:end], text[start:end])]
+            behind = end
+        return "".join([*pieces, text[behind:]])
 
     def _found(self, text: str) -> list[tuple[int, int, tuple[str, ...]]]:
         opened = open_text(text)
         return sorted(one for words in self.words for one in words.found(opened))
 
 
-def _stands(word: str, text: str) -> bool:
-    """Whether a text holds a word; of Chinese, anywhere, since words are not told apart."""
+def _stands(word: str, text: str, words: set[str]) -> bool:
+    """Whether a text of these words holds a word; of Chinese, anywhere, since words are not told apart."""
+    if word.isascii() and word.isalnum():
+        return word.lower() in words
     edge = r"\b" if word.isascii() else ""
     return re.search(f"{edge}{re.escape(word)}{edge}", text, re.IGNORECASE) is not None

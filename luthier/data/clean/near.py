@@ -87,6 +87,8 @@ class Index:
 
     def sketches(self, texts: Sequence[str]) -> list[Sketch]:
         """What texts are like."""
+        if not texts:
+            return []
         found = [shingles(text) for text in texts]
         ends = np.cumsum([0, *map(len, found)], dtype=np.uint64)
         flat = np.concatenate([*found, np.zeros(0, dtype=np.uint64)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -36,24 +37,23 @@ class Outcome:
     content: Content | None = None
     drop: Drop | None = None
     content_id: str = ""
-    """Of what was read and is not kept."""
+    """Of what was read, where that was mended or is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Cleaners through which rows go together; `first` also mends them and reads them in their format."""
+    """Cleaners through which rows go together, mended and read in their format."""
 
     cleaners: tuple[CleanerSettings, ...]
     format: str
-    first: bool
 
     def look(self, outcomes: Sequence[Outcome]) -> list[tuple[Outcome, list[Any]]]:
         """Each row mended and read, and what each cleaner found about it; a function of the rows alone."""
         working = _working(self.cleaners)
-        if self.first:
-            outcomes = [self._read(outcome, working) for outcome in outcomes]
+        outcomes = [one if one.drop else self._read(one, working) for one in outcomes]
         kept = [said(one.content, str(one.row.origin)) for one in outcomes if one.content is not None]
-        found = iter(list(zip(*(cleaner.look(kept) for cleaner in working), strict=True)) or [()] * len(kept))
+        looked = [cleaner.look(kept) if kept else [] for cleaner in working]
+        found = iter(list(zip(*looked, strict=True)) or [()] * len(kept))
         return [(one, list(next(found)) if one.content is not None else []) for one in outcomes]
 
     def _read(self, outcome: Outcome, working: Sequence[Cleaner]) -> Outcome:
@@ -63,11 +63,20 @@ class Stage:
             if better != value:
                 value = better
                 mended.append(settings.type)
-        outcome = replace(outcome, value=value, mended=tuple(mended))
+        if outcome.content is not None and not mended:
+            return outcome
+        before = outcome.content_id
+        if mended and not before:
+            with suppress(RowError):
+                before = self._content(outcome, outcome.value).content_id
+        outcome = replace(outcome, value=value, mended=(*outcome.mended, *mended), content=None, content_id=before)
         try:
-            return replace(outcome, content=formats.read(self.format, replace(outcome.row, value=value)))
+            return replace(outcome, content=self._content(outcome, value))
         except RowError as error:
             return replace(outcome, drop=Drop(error.reason, 1.0, 1.0, error.detail, readable=False))
+
+    def _content(self, outcome: Outcome, value: Any) -> Content:
+        return formats.read(self.format, replace(outcome.row, value=value))
 
 
 class Cleaning:
@@ -85,7 +94,7 @@ class Cleaning:
 
     def stages(self, format: str) -> list[Stage]:
         """What happens to rows of a format before they are judged."""
-        return [Stage(group, format, number == 0) for number, group in enumerate(self.groups)]
+        return [Stage(group, format) for group in self.groups]
 
     def reading(self) -> Cleaning:
         """The same cleaners, which mend rows and remember them, and let all of them stay: rows that are measured on."""
@@ -141,7 +150,7 @@ def judged(
         row = said(outcome.content, str(outcome.row.origin))
         drops = (judge.judge(row, finding) for judge, finding in zip(judges, found, strict=True))
         drop = next((one for one in drops if one is not None and not lenient), None)
-        identity = outcome.content.content_id if drop else ""
+        identity = outcome.content_id or outcome.content.content_id
         yield outcome if drop is None else replace(outcome, content=None, drop=drop, content_id=identity)
 
 

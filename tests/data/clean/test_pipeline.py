@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -35,6 +35,24 @@ def test_the_first_word_counts_and_the_rest_do_not_see_the_row(cleaned: Any) -> 
     """A row that went is no row that a later one repeats."""
     rows = [("q", "As an AI, no."), ("q", "Yes.")]
     assert rules(cleaned([Quality(), Duplicates()], *rows, rows[0])) == ["refusal", "", "refusal"]
+
+
+class Slow(Quality):
+    """A cleaner that only sees what others keep."""
+
+    heavy: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_what_is_behind_a_heavy_cleaner_mends_too(cleaned: Any, order: tuple[int, int]) -> None:
+    cleaners = [Slow(), Personal()]
+    (one,) = cleaned([cleaners[i] for i in order], ("Who are you?", "Write to a@b.example, and to no one else."))
+    assert one.value["completion"] == "Write to [EMAIL], and to no one else." and one.mended == ("personal",)
+    assert "[EMAIL]" in one.content.messages[-1].content and one.content_id != one.content.content_id
+
+
+def test_a_batch_of_unusable_rows_goes_through(cleaned: Any) -> None:
+    assert set(rules(cleaned([NearDuplicates(), Slow()], *[{"prompt": "b"}] * 300))) == {"wrong-layout"}
 
 
 def test_every_row_has_one_outcome_in_its_place(cleaned: Any) -> None:
