@@ -25,12 +25,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class LuthierError(Exception):
     """An error with a message written for the user; interfaces show it without a traceback."""
 
     exit_status = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Comes whole out of another process, whatever its class is made from."""
+        return BaseException.__new__, (type(self), *self.args), self.__dict__
 
 
 class UserError(LuthierError):
