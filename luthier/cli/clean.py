@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,7 +22,13 @@ def clean(
         list[str] | None, typer.Option("--rule", help="A setting, e.g. --rule near-duplicates.threshold=0.9.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes that look at rows; 0: this one.", min=0)] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes that look at rows; 0: this one, or on Ray one for each core.", min=0)
+    ] = 0,
+    on: Annotated[
+        Literal["here", "ray"],
+        typer.Option(help="Who looks at rows: this machine, or Ray, on it or on the cluster that RAY_ADDRESS names."),
+    ] = "here",
     format: Annotated[str, FORMAT] = "auto",
     options: Annotated[list[str] | None, OPTIONS] = None,
 ) -> None:
@@ -34,7 +40,7 @@ def clean(
     if not output and not dry_run:
         raise UserError("say where the rows go: -o FOLDER (or look first: --dry-run)")
     chosen = chosen_cleaners(cleaners, changes or ())
-    tally = clean_source(source_of(source, format, options or ()), chosen, output or None, workers=workers)
+    tally = clean_source(source_of(source, format, options or ()), chosen, output or None, workers=workers, on=on)
     lines: list[tuple[object, ...]] = [("read", tally.read, ""), ("kept", tally.kept, "")]
     lines += [(f"mended by {rule}", count, "") for rule, count in tally.mended.most_common()]
     for rule, count in tally.dropped.most_common():

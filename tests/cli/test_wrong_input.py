@@ -182,3 +182,8 @@ def test_wrong_arguments(
 def test_wrong_usage(luthier: Command, arguments: list[str]) -> None:
     said = luthier(*arguments)
     assert said.status == 2 and "Usage" in said.err and "Traceback" not in said.err
+
+
+def test_a_place_that_is_none(luthier: Command) -> None:
+    said = luthier("data", "clean", "rows.jsonl", "--dry-run", "--on", "mars")
+    assert said.status == 2 and "'mars' is not one of 'here', 'ray'" in said.err

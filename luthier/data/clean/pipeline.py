@@ -7,14 +7,14 @@ looked at.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Literal
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, said
 from luthier.data.conversation import Content, Row
@@ -25,6 +25,8 @@ BATCH = 256
 """Rows that are looked at together."""
 AHEAD = 4
 """Batches of each worker that are under way."""
+Place = Literal["here", "ray"]
+"""Where rows are looked at: on this machine, or where Ray has its workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +81,25 @@ class Stage:
         return formats.read(self.format, replace(outcome.row, value=value))
 
 
+Batches = Iterator[tuple[Outcome, ...]]
+Looked = Iterator[tuple[Outcome, list[Any]]]
+Look = Callable[[Stage, Batches], Looked]
+"""`Stage.look` of one batch after the other; the rows come back in their order, wherever they were looked at."""
+
+
 class Cleaning:
     """Cleaners at work: light ones together, each heavy one by itself, in the order in which they are given.
 
     What they remember of rows they remember from one file to the next.
     """
 
-    def __init__(self, cleaners: Sequence[CleanerSettings], *, workers: int = 0) -> None:
+    def __init__(self, cleaners: Sequence[CleanerSettings], *, workers: int = 0, on: Place = "here") -> None:
         groups = groupby(cleaners, key=lambda one: (one.heavy, id(one) if one.heavy else 0))
         self.groups = [tuple(group) for _, group in groups] or [()]
         self.judges = [[settings.build() for settings in group] for group in self.groups]
-        self.workers, self.lenient = workers, False
-        self.pool: ProcessPoolExecutor | None = None
+        self.workers, self.on, self.lenient = workers, on, False
+        self.look: Look = _here
+        self.started = ExitStack()
 
     def stages(self, format: str) -> list[Stage]:
         """What happens to rows of a format before they are judged."""
@@ -106,7 +115,7 @@ class Cleaning:
         """What becomes of each row, in order."""
         outcomes: Iterator[Outcome] = (Outcome(row, row.value) for row in rows)
         for stage, judges in zip(self.stages(format), self.judges, strict=True):
-            outcomes = judged(self._looked(stage, outcomes), judges, lenient=self.lenient)
+            outcomes = judged(self.look(stage, _batches(outcomes)), judges, lenient=self.lenient)
         return outcomes
 
     def notes(self) -> list[str]:
@@ -115,28 +124,45 @@ class Cleaning:
 
     def __enter__(self) -> Cleaning:
         """Start the workers, which are there for all files."""
-        if self.workers:
-            self.pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
+        if self.on == "ray":
+            from luthier.data.clean.on_ray import ray_workers
+
+            self.look = self.started.enter_context(ray_workers(self.workers))
+        elif self.workers:
+            self.look = self.started.enter_context(_processes(self.workers))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-            self.pool = None
+        self.started.close()
+        self.look = _here
 
-    def _looked(self, stage: Stage, outcomes: Iterator[Outcome]) -> Iterator[tuple[Outcome, list[Any]]]:
-        batches = iter(lambda: tuple(islice(outcomes, BATCH)), ())
-        if self.pool is None:
-            for batch in batches:
-                yield from stage.look(batch)
-            return
+
+def _batches(outcomes: Iterator[Outcome]) -> Batches:
+    return iter(lambda: tuple(islice(outcomes, BATCH)), ())
+
+
+def _here(stage: Stage, batches: Batches) -> Looked:
+    for batch in batches:
+        yield from stage.look(batch)
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Look]:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+
+    def look(stage: Stage, batches: Batches) -> Looked:
         waiting: deque[Future[Any]] = deque()
         for batch in batches:
-            waiting.append(self.pool.submit(stage.look, batch))
-            if len(waiting) > AHEAD * self.workers:
+            waiting.append(pool.submit(stage.look, batch))
+            if len(waiting) > AHEAD * workers:
                 yield from waiting.popleft().result()
         for future in waiting:
             yield from future.result()
+
+    try:
+        yield look
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def judged(

@@ -9,7 +9,7 @@ from luthier.config import SourceConfig
 from luthier.data.clean import ledger, report
 from luthier.data.clean.base import CleanerSettings
 from luthier.data.clean.ledger import Tally
-from luthier.data.clean.pipeline import Cleaning, Outcome
+from luthier.data.clean.pipeline import Cleaning, Outcome, Place
 from luthier.data.recognise import recognised
 from luthier.data.sources import files_of
 from luthier.errors import OutputError
@@ -20,7 +20,12 @@ FILES = {ledger.ROWS, ledger.DROPPED, ledger.LEDGER, "report.md", "report.html"}
 
 
 def clean_source(
-    source: SourceConfig, cleaners: Sequence[CleanerSettings], output: str | None, *, workers: int = 0
+    source: SourceConfig,
+    cleaners: Sequence[CleanerSettings],
+    output: str | None,
+    *,
+    workers: int = 0,
+    on: Place = "here",
 ) -> Tally:
     """Clean the rows of a source, each file in its layout; without an output they are only counted.
 
@@ -30,7 +35,7 @@ def clean_source(
     """
     if output is not None:
         require_ours(Path(output), source, FILES, "clean")
-    with Cleaning(cleaners, workers=workers) as cleaning:
+    with Cleaning(cleaners, workers=workers, on=on) as cleaning:
         outcomes = outcomes_of(source, cleaning)
         if output is None:
             tally = Tally()
