@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,36 @@ def in_process(module: str, *arguments: str) -> dict[str, Any]:
     result = subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     answer: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
     return answer
+
+
+def write_rows(file: Path, rows: Iterable[Mapping[str, object]]) -> str:
+    """Rows as JSON Lines; returns the path."""
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def tuned(data: Mapping[str, object], *, steps: int, batch_size: int, seed: int) -> dict[str, Any]:
+    """SmolLM2 tuned by LoRA with the defaults; the held-out loss, and how many rows there were to train on."""
+    from luthier.config import parse_config
+    from luthier.factory import Factory
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = parse_config(
+            {
+                "model": MODEL,
+                "data": {"over_length": "truncate", "cache": False, **data},
+                "adapter": "lora",
+                "train": {
+                    "batch_size": batch_size, "epochs": 1000, "max_steps": steps, "evaluate_every": None,
+                    "save_every": None, "seed": seed,
+                },
+                "output": {"dir": folder, "final": "last"},
+            }
+        )  # fmt: skip
+        _, metrics = Factory().fine_tune(config)
+        ledger = json.loads((Path(folder) / "rows.json").read_text(encoding="utf-8"))
+        rows = sum(row.get("side") == "train" and row["outcome"] != "dropped" for row in ledger["rows"])
+        return {"loss": metrics["loss"], "rows": rows, "refused": ledger.get("refused", {})}
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
