@@ -147,7 +147,8 @@ def test_whatever_changes_rendering_changes_the_name(tokenizer: Any) -> None:
     names = [
         name(), name(Dpo()), name(settings=(512, "error")), name(settings=(1024, "drop")), name(options={"a": 1}),
         name(stop_ids=[5]),
-        name(tokenizer={"init_kwargs": {"split_special_tokens": True}}), name(tokenizer={"chat_template": "{{ messages }}"}), name(tokenizer={"bos_token": "<b>"}),
+        name(tokenizer={"init_kwargs": {"split_special_tokens": True}}),
+        name(tokenizer={"chat_template": "{{ messages }}"}), name(tokenizer={"bos_token": "<b>"}),
     ]  # fmt: skip
     assert None not in names and len(set(names)) == len(names) and name() == names[0]
     assert name(tokenizer={"chat_template": "{{ strftime_now('%d') }}"}) is None
