@@ -11,9 +11,7 @@ from pydantic import Field
 
 from luthier.config import SourceConfig
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said, said
-from luthier.data.formats import base as formats
-from luthier.data.recognise import recognised
-from luthier.data.sources import files_of
+from luthier.data.clean.run import outcomes_of
 from luthier.errors import DataError, MissingExtra
 
 Of = Literal["text", "question", "answer"]
@@ -67,6 +65,10 @@ class _Classifier(Cleaner):
         detail = f"is like the rows of {self.settings.bad} ({100 * finding:.0f} %; {self._proven()})"
         return Drop("classifier", finding, self.settings.threshold, detail)
 
+    def close(self) -> None:
+        """Let go of the encoder."""
+        type(self.embedder).load.cache_clear()
+
     def notes(self) -> Sequence[str]:
         """How far it can be trusted."""
         return [f"classifier: {self._proven()}"]
@@ -107,9 +109,9 @@ def _learnt(good: str, bad: str, of: Of, model: str) -> tuple[Any, float]:
 
 def _texts(path: str, of: Of) -> list[str]:
     """What the rows of a file say, each once."""
-    source, found = SourceConfig(path=path), dict[str, None]()
-    for file in files_of(source):
-        read = recognised(source, file)
-        for row in read.rows:
-            found[getattr(said(formats.read(read.format, row), str(row.origin)), of)] = None
+    found = dict[str, None]()
+    for one in outcomes_of(SourceConfig(path=path)):
+        if one.content is None:
+            raise DataError(f"classifier: {one.row.origin}: {one.drop.detail if one.drop else ''}")
+        found[getattr(said(one.content, ""), of)] = None
     return list(found)

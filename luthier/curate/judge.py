@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.curate.writer import Writer, asking, prompts
+from luthier.curate.writer import Writer, asking, forget, prompts
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
 from luthier.errors import DataError
 
@@ -67,6 +67,10 @@ class _Judge(Cleaner):
         elif found < least:
             return Drop("judge", found, least, f"scored {found} of 10 by {self.settings.writer.model}")
         return None
+
+    def close(self) -> None:
+        """Let go of the model."""
+        forget()
 
     def notes(self) -> Sequence[str]:
         """Rows that have no score, and stayed."""

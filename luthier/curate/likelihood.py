@@ -83,6 +83,10 @@ class _Measured(Cleaner):
             return Drop(f"low-{self.rule}", finding, self.least, detail)
         return None
 
+    def close(self) -> None:
+        """Let go of the model."""
+        _likelihood.cache_clear()
+
     def notes(self) -> Sequence[str]:
         """Rows that were not measured, and stayed."""
         count, first = len(self.unmeasured), "".join(self.unmeasured[:1])

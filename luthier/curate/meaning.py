@@ -43,6 +43,10 @@ class _SameMeaning(Cleaner):
         self.blocks: list[Any] = []
         self.rows: list[tuple[str, list[str]]] = []
 
+    def close(self) -> None:
+        """Let go of the encoder."""
+        type(self.embedder).load.cache_clear()
+
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """The vector of each row `[D]`."""
         return list(self.embedder.encode([f"{row.question}\n{row.answer}" for row in rows]))

@@ -38,7 +38,7 @@ class Translator:
                 found.location, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
             require_every_weight(path, outcome)
-        self.model: Any = model.to(pick_device(0)).eval()
+        self.model: Any = model.to(pick_device()).eval()
         self.first: dict[str, int] = {}
         if model.config.model_type != "marian":
             _, first = (self._language(path, name) for name in (source, target))

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from luthier.config import ModelConfig, Positive, Section
 from luthier.data.conversation import Conversation, Message
@@ -50,6 +50,13 @@ class Writer(Section):
     """How long an endpoint may be silent."""
     max_new_tokens: Positive = 512
     """Longest answer in tokens."""
+
+    @model_validator(mode="after")
+    def _closed(self) -> Writer:
+        where = urlsplit(self.endpoint or "")
+        if self.key_variable and where.scheme == "http" and where.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError("a key would be sent in the open; write https://")
+        return self
 
     def open(self) -> Engine:
         """What answers, loaded once in a process; answers are kept for the next run.
@@ -120,6 +127,11 @@ def _opened(writer: Writer) -> Engine:
 
     models, config = ModelLoader(), ModelConfig(path=writer.model)
     return HfEngine(models.load_for_use(config), models.renderer(config))
+
+
+def forget() -> None:
+    """Let go of models that were loaded to write."""
+    _opened.cache_clear()
 
 
 def asking(name: str, **texts: str) -> Conversation:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
-from multiprocessing import get_context
 from typing import ClassVar, Protocol
 
 from luthier.config import DataConfig
@@ -15,11 +13,10 @@ from luthier.data.ledger import Outcome
 from luthier.data.render import Renderer, Tokens
 from luthier.data.store import RenderedRow, Store
 from luthier.errors import RowError
+from luthier.system.workers import Workers
 
 BATCH = 256
 """Rows that are rendered together, and kept."""
-AHEAD = 4
-"""Batches of each worker that are under way."""
 
 
 class Renders(Protocol):
@@ -39,55 +36,36 @@ class Making:
 
     def __init__(self, renderer: Renderer, objective: Renders, config: DataConfig) -> None:
         self.work = (renderer, objective, config)
-        self.pool: ProcessPoolExecutor | None = None
+        self.workers = Workers(config.workers, _begin, self.work)
 
     def __enter__(self) -> Making:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+        self.workers.__exit__()
 
     def rendered(self, store: Store, rows: Iterable[int | None]) -> Iterator[RenderedRow | None]:
         """What each of a store's rows is rendered to, in their order; what is not there yet is made, and kept."""
-        rows, waiting = iter(rows), deque[tuple[list[int | None], dict[int, RenderedRow], Future[list[RenderedRow]]]]()
-        most = AHEAD * self.work[2].workers
-        for batch in iter(lambda: list(islice(rows, BATCH)), []):
-            there = {row: found for row in batch if row is not None and (found := store.rendered(row)) is not None}
-            missing = [row for row in dict.fromkeys(batch) if row is not None and row not in there]
-            waiting.append((batch, there, self._made([store.content(row) for row in missing])))
-            there |= dict.fromkeys(missing, NOT_YET)
-            while len(waiting) > most:
-                yield from _kept(store, *waiting.popleft())
-        while waiting:
-            yield from _kept(store, *waiting.popleft())
+        rows, waiting = iter(rows), deque[tuple[list[int | None], dict[int, RenderedRow], list[int]]]()
 
-    def _made(self, contents: list[Content]) -> Future[list[RenderedRow]]:
-        if contents and self.work[2].workers:
-            self.pool = self.pool or ProcessPoolExecutor(
-                self.work[2].workers, mp_context=get_context("spawn"), initializer=_begin, initargs=self.work
-            )
-            return self.pool.submit(_work, contents)
-        here: Future[list[RenderedRow]] = Future()
-        here.set_result([made(content, *self.work) for content in contents])
-        return here
+        def missing() -> Iterator[list[Content]]:
+            for batch in iter(lambda: list(islice(rows, BATCH)), []):
+                there = {row: found for row in set(batch) if row is not None and (found := store.rendered(row))}
+                new = [row for row in dict.fromkeys(batch) if row is not None and row not in there]
+                waiting.append((batch, there, new))
+                yield [store.content(row) for row in new]
 
+        for found in self.workers.results(_work if self.workers.count else self._here, missing()):
+            batch, there, new = waiting.popleft()
+            there |= zip(new, found, strict=True)
+            if new:
+                with store.writing():
+                    for row in new:
+                        store.put(row, there[row])
+            yield from (None if row is None else there[row] for row in batch)
 
-NOT_YET = RenderedRow((), "dropped")
-"""Stands for what is being made."""
-
-
-def _kept(
-    store: Store, batch: Sequence[int | None], there: dict[int, RenderedRow], making: Future[list[RenderedRow]]
-) -> Iterator[RenderedRow | None]:
-    """What the rows of a batch are rendered to; what was just made is written."""
-    new = making.result()
-    if new:
-        with store.writing():
-            for row, rendered in zip([row for row, one in there.items() if one is NOT_YET], new, strict=True):
-                store.put(row, rendered)
-                there[row] = rendered
-    yield from (None if row is None else there[row] for row in batch)
+    def _here(self, contents: list[Content]) -> list[RenderedRow]:
+        return [made(content, *self.work) for content in contents]
 
 
 _WORK: list[tuple[Renderer, Renders, DataConfig]] = []

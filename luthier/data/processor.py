@@ -25,7 +25,7 @@ from luthier.data.clean.pipeline import BATCH, Cleaning, Outcome
 from luthier.data.ledger import Entry, Ledger, Side
 from luthier.data.making import Making, Renders
 from luthier.data.pack import Example
-from luthier.data.recognise import Reading, recognised
+from luthier.data.recognise import Reading, files
 from luthier.data.render import Renderer
 from luthier.data.sources import files_of, resolved
 from luthier.data.split import held_out, identities, place, strata
@@ -139,23 +139,16 @@ class DataProcessor:
     ) -> ReadRows:
         """The rows of some files, in their layouts and cleaned; rows that cannot be used go to the ledger."""
         result = ReadRows()
-        for given in sources:
-            source = resolved(given)
-            left = source.limit
-            for file in files_of(source):
-                found = recognised(source, file, limit=left)
+        for source in map(resolved, sources):
+            for found in files(source):
                 before = ledger.rows_read
-                result.source(file, source.weight)
+                result.source(found.file, source.weight)
                 outcomes = (cleaning or Cleaning(())).rows(found.rows, found.format)
                 while batch := list(islice(outcomes, BATCH)):  # others may write between batches
                     with store.writing():
                         for outcome in batch:
                             _keep(outcome, found.format, (store, result), ledger, side)
-                count = ledger.rows_read - before
-                readings.append(found.reading(count))
-                left = None if left is None else left - count
-                if left == 0:
-                    break
+                readings.append(found.reading(ledger.rows_read - before))
         return result
 
 

@@ -6,7 +6,7 @@ Whoever reads rows goes through here, so that `train`, `check`, `data inspect`, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 from luthier.config import SourceConfig
@@ -14,7 +14,7 @@ from luthier.data.conversation import Row
 from luthier.data.files.base import How
 from luthier.data.formats import base as formats
 from luthier.data.formats.columns import mapping
-from luthier.data.sources import how, rows_of, with_columns
+from luthier.data.sources import files_of, how, rows_of, with_columns
 from luthier.errors import DataError
 from luthier.plugins import UnknownPart, names
 
@@ -70,6 +70,28 @@ def recognised(source: SourceConfig, file: str, *, limit: int | None = None) -> 
     every: Iterator[Row] = chain(head, rows)
     every = with_columns(every, columns, file) if columns else every
     return Recognised(file, name, source.format != "auto", columns, head, every, reading)
+
+
+def files(source: SourceConfig) -> Iterator[Recognised]:
+    """Each of a source's files, opened when the rows of the one before are taken; under its limit all together.
+
+    Raises:
+        DataError: as `recognised` does.
+    """
+    taken = 0
+
+    def counted(rows: Iterator[Row]) -> Iterator[Row]:
+        nonlocal taken
+        for row in rows:
+            taken += 1
+            yield row
+
+    for file in files_of(source):
+        left = None if source.limit is None else source.limit - taken
+        if left == 0:
+            return
+        found = recognised(source, file, limit=left)
+        yield replace(found, rows=counted(found.rows))
 
 
 def _format(source: SourceConfig, rows: Sequence[Row], file: str) -> tuple[str, dict[str, str]]:

@@ -20,9 +20,8 @@ from luthier.data.formats.base import read
 from luthier.data.inspect import SAMPLE
 from luthier.data.mask import sequences
 from luthier.data.pack import Layout, plan
-from luthier.data.recognise import recognised
+from luthier.data.recognise import files
 from luthier.data.render import Renderer
-from luthier.data.sources import files_of
 from luthier.errors import DataError, RowError
 from luthier.tracking.plot import HELD_OUT, TRAIN, save
 
@@ -88,14 +87,10 @@ def stats(source: SourceConfig, renderer: Renderer) -> Stats:
     Raises:
         DataError: as reading it does, or no row can be used.
     """
-    result, chance, left = Stats(), random.Random(0), source.limit
-    for file in files_of(source):
-        if left == 0:
-            break
-        found = recognised(source, file, limit=left)
+    result, chance = Stats(), random.Random(0)
+    for found in files(source):
         for row in found.rows:
-            left = None if left is None else left - 1
-            result.files[file] += 1
+            result.files[found.file] += 1
             try:
                 result.add(read(found.format, row), renderer, chance)
             except RowError as error:

@@ -25,9 +25,9 @@ from luthier.data.ledger import Entry
 from luthier.data.loader import Loader, Step
 from luthier.data.making import Renders, made
 from luthier.data.pack import Example
-from luthier.data.recognise import recognised
+from luthier.data.recognise import files
 from luthier.data.render import Renderer
-from luthier.data.sources import STDIN, files_of, resolved
+from luthier.data.sources import STDIN, resolved
 from luthier.data.split import place
 from luthier.errors import ConfigError, DataError, Problem
 
@@ -113,16 +113,10 @@ class Stream:
         return None
 
     def _outcomes(self, source: SourceConfig, skip: int) -> Iterator[tuple[str, Outcome]]:
-        left = source.limit
-        for file in files_of(source):
-            found = recognised(source, file, limit=left)
-            over = sum(1 for _ in islice(found.rows, skip))
-            skip, left = skip - over, None if left is None else left - over
+        for found in files(source):
+            skip -= sum(1 for _ in islice(found.rows, skip))
             for outcome in Cleaning(cast(list[CleanerSettings], self.config.clean)).rows(found.rows, found.format):
-                left = None if left is None else left - 1
                 yield found.format, outcome
-            if left == 0:
-                return
 
     # ---- where it stands ---------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ How to add one: one file here with a settings class whose `open` makes it, one l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -76,10 +77,11 @@ class StrategySettings(Protocol):
         """How many processes train together, without joining them."""
 
 
-def pick_device(local_rank: int) -> torch.device:
-    """This process's accelerator, or the CPU."""
+def pick_device(local_rank: int | None = None) -> torch.device:
+    """This process's accelerator, or the CPU; without a number, that of its rank."""
     import torch
 
+    local_rank = int(os.environ.get("LOCAL_RANK", "0")) if local_rank is None else local_rank
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 

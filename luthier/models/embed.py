@@ -51,7 +51,7 @@ class Embedder:
         places = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None)]
         own = Path(found.location) / "sentence_bert_config.json"  # how long the texts were that it learnt from
         places += [json.loads(own.read_text(encoding="utf-8")).get("max_seq_length")] if own.is_file() else []
-        return Embedder(model.to(pick_device(0)).eval(), tokenizer, min(place for place in places if place))
+        return Embedder(model.to(pick_device()).eval(), tokenizer, min(place for place in places if place))
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors `[N, D]` of length 1; their products are cosines. Of a long text, all windows are one mean."""

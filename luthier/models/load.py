@@ -94,7 +94,7 @@ class ModelLoader:
 
         That is in the precision that training chooses there, and on a quantised base where an adapter learnt on one.
         """
-        device = pick_device(0)
+        device = pick_device()
         dtype = "bfloat16" if choose_precision("auto", device.type) == "bf16" else "float32"
         bits = record_of(Path(config.path).expanduser(), "adapter").get("bits")
         loaded = self.load(config, dtype=dtype, bits=bits)

@@ -132,7 +132,7 @@ class RewardModel(Weighted):
 
         config = ModelConfig(path=self.path)
         renderer = models.renderer(config)
-        model: Any = models.load(config, scores=True).to(pick_device(0)).eval()
+        model: Any = models.load(config, scores=True).to(pick_device()).eval()
         forward, layout = Forward(model), Layout(packing=False, tokens=2**31, rows=self.batch_size)
 
         def score(tasks: Sequence[Task], answers: Sequence[str]) -> list[float]:

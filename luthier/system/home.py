@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """`LUTHIER_HOME`, or `~/.cache/luthier`. Holds fetched models; can be deleted at any time."""
+    """`LUTHIER_HOME`, or `~/.cache/luthier`. Holds fetched models, rendered rows, answers of models; can be deleted."""
     return Path(os.environ.get("LUTHIER_HOME") or Path.home() / ".cache" / "luthier").expanduser()

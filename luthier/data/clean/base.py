@@ -62,6 +62,9 @@ class Cleaner:
         """Whether a row should go; rows come in order, and each that went earlier came here too."""
         return None
 
+    def close(self) -> None:
+        """Let go of models, since training needs their memory."""
+
     def notes(self) -> Sequence[str]:
         """What there is to say when all rows were judged, such as how many could not be."""
         return ()

@@ -6,25 +6,21 @@ looked at.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from copy import copy
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
-from multiprocessing import get_context
+from itertools import chain, groupby, islice
 from typing import Any, Literal
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, said
 from luthier.data.conversation import Content, Row
 from luthier.data.formats import base as formats
 from luthier.errors import RowError
+from luthier.system.workers import Workers
 
 BATCH = 256
 """Rows that are looked at together."""
-AHEAD = 4
-"""Batches of each worker that are under way."""
 Place = Literal["here", "ray"]
 """Where rows are looked at: on this machine, or where Ray has its workers."""
 
@@ -98,7 +94,7 @@ class Cleaning:
         self.groups = [tuple(group) for _, group in groups] or [()]
         self.judges = [[settings.build() for settings in group] for group in self.groups]
         self.workers, self.on, self.lenient = workers, on, False
-        self.look: Look = _here
+        self.look: Look = _looking(Workers(0))
         self.started = ExitStack()
 
     def stages(self, format: str) -> list[Stage]:
@@ -128,41 +124,27 @@ class Cleaning:
             from luthier.data.clean.on_ray import ray_workers
 
             self.look = self.started.enter_context(ray_workers(self.workers))
-        elif self.workers:
-            self.look = self.started.enter_context(_processes(self.workers))
+        else:
+            self.look = _looking(self.started.enter_context(Workers(self.workers)))
         return self
 
     def __exit__(self, *_: object) -> None:
         self.started.close()
-        self.look = _here
+        for cleaner in (*chain(*self.judges), *chain(*_BUILT.values())):
+            cleaner.close()
+        _BUILT.clear()
 
 
 def _batches(outcomes: Iterator[Outcome]) -> Batches:
     return iter(lambda: tuple(islice(outcomes, BATCH)), ())
 
 
-def _here(stage: Stage, batches: Batches) -> Looked:
-    for batch in batches:
-        yield from stage.look(batch)
-
-
-@contextmanager
-def _processes(workers: int) -> Iterator[Look]:
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-
+def _looking(workers: Workers) -> Look:
     def look(stage: Stage, batches: Batches) -> Looked:
-        waiting: deque[Future[Any]] = deque()
-        for batch in batches:
-            waiting.append(pool.submit(stage.look, batch))
-            if len(waiting) > AHEAD * workers:
-                yield from waiting.popleft().result()
-        for future in waiting:
-            yield from future.result()
+        for looked in workers.results(stage.look, batches):
+            yield from looked
 
-    try:
-        yield look
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return look
 
 
 def judged(

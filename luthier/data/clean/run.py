@@ -10,7 +10,7 @@ from luthier.data.clean import ledger, report
 from luthier.data.clean.base import CleanerSettings
 from luthier.data.clean.ledger import Tally
 from luthier.data.clean.pipeline import Cleaning, Outcome, Place
-from luthier.data.recognise import recognised
+from luthier.data.recognise import files
 from luthier.data.sources import files_of
 from luthier.errors import OutputError
 from luthier.system.files import atomic_folder
@@ -65,12 +65,5 @@ def require_ours(folder: Path, source: SourceConfig, ours: Container[str], verb:
 
 def outcomes_of(source: SourceConfig, cleaning: Cleaning | None = None) -> Iterator[Outcome]:
     """What becomes of a source's rows, each file in its layout; without cleaners, whether they can be read."""
-    cleaning = cleaning or Cleaning(())
-    left = source.limit
-    for file in files_of(source):
-        if left == 0:
-            return
-        found = recognised(source, file, limit=left)
-        for outcome in cleaning.rows(found.rows, found.format):
-            left = None if left is None else left - 1
-            yield outcome
+    for found in files(source):
+        yield from (cleaning or Cleaning(())).rows(found.rows, found.format)
