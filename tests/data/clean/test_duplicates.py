@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -76,6 +77,16 @@ def test_near_duplicates(cleaned: Any) -> None:
             expected.append("near-duplicate")
     assert rules(cleaned(NearDuplicates(threshold=0.7), *rows)) == expected
     assert set(rules(cleaned(NearDuplicates(threshold=0.99), *rows))) == {""}
+
+
+def test_among_rows_that_are_all_alike_one_is_still_found(cleaned: Any) -> None:
+    """Forms that differ in a third of their text: thousands of candidates, none of which is nearly the same."""
+    form = "Dear Sir or Madam, we write to you about the order that you placed with us and that we have now received. "
+    own = ["".join(Random(n).choices("abcdefghij klmnop", k=70)) for n in range(1500)]
+    rows = [("Write a letter.", form + text) for text in own]
+    found = cleaned(NearDuplicates(), *rows, ("Write a letter.", form + own[1400][:-2] + "xy"))
+    assert [n for n, rule in enumerate(rules(found)) if rule] == [1500]
+    assert "rows.jsonl:1401" in found[-1].drop.detail
 
 
 def test_what_is_compared(cleaned: Any) -> None:
