@@ -101,7 +101,7 @@ def main() -> None:
         print(json.dumps(one(method, given.data, int(seed), given.steps)))
         return
     if unknown := set(given.methods.split("/")) - set(METHODS):
-        parser.error(f"--methods: unknown: {', '.join(sorted(unknown))}; allowed: {', '.join(METHODS)}")
+        parser.error(f"--methods: unknown: {'/'.join(sorted(unknown))}; allowed: {'/'.join(METHODS)}")
     methods = [method for method in METHODS if method in {"none", *given.methods.split("/")}]
     if shutil.which("apertium") is None:
         methods = [method for method in methods if BACK not in METHODS[method][0]]
