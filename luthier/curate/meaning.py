@@ -76,8 +76,8 @@ class Meaning(GuardSettings):
     """Lowest cosine of the vectors of a new row and of what it was made from."""
     most: Annotated[float, Field(ge=-1, le=1)] = 0.995
     """Highest cosine."""
-    of: Literal["text", "question", "answer"] = "text"
-    """What of them is compared."""
+    of: Literal["text", "question", "answer"] = "question"
+    """What of them is compared, since most ways to make rows change the question; rows without turns whole."""
     model: str = "minilm-l6-v2"
     """The model that turns texts into vectors."""
 
@@ -100,9 +100,12 @@ class _Meaning(Guard):
 
     def judge(self, pairs: Sequence[Pair]) -> Sequence[Drop | None]:
         """Each candidate against its own parent."""
-        before = self.embedder.encode([getattr(pair.parent, self.settings.of) for pair in pairs])
-        after = self.embedder.encode([getattr(pair.candidate, self.settings.of) for pair in pairs])
+        before = self.embedder.encode([self._part(pair.parent) for pair in pairs])
+        after = self.embedder.encode([self._part(pair.candidate) for pair in pairs])
         return [self._judged(float(cosine)) for cosine in (before * after).sum(1)]
+
+    def _part(self, row: Said) -> str:
+        return str(getattr(row, self.settings.of)) or row.text
 
     def _judged(self, cosine: float) -> Drop | None:
         least, most = self.settings.least, self.settings.most
