@@ -16,8 +16,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from luthier.config import ModelConfig, Positive, Section
 from luthier.data.conversation import Conversation, Message
-from luthier.data.store import database
 from luthier.inference.engine import Engine, Sampling
+from luthier.system.kept import database
 
 
 def _address(value: str) -> str:

@@ -10,8 +10,6 @@ import hashlib
 import json
 import sqlite3
 import sys
-import time
-import warnings
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,11 +28,9 @@ from luthier.data.ledger import Outcome
 from luthier.data.pack import Example
 from luthier.data.render import Renderer, Tokens
 from luthier.plugins import Part, names
-from luthier.system.files import locked, scratch_database
-from luthier.system.home import home
+from luthier.system.files import scratch_database
+from luthier.system.kept import database
 
-KEPT_DAYS = 30
-"""Days after which a file of rows is removed that no run has opened."""
 HELD, EXTREME = 10_000, 1_000
 """Rows up to which all are held in memory, and rows of which the longest or the shortest are looked for."""
 TABLE = "CREATE TABLE IF NOT EXISTS row (id INTEGER PRIMARY KEY, key BLOB UNIQUE, said TEXT, made BLOB, what TEXT)"
@@ -78,41 +74,6 @@ def _code(kind: type) -> Iterable[Path | None]:
 def kept(name: str) -> Store:
     """The store of that name, as earlier runs left it; one of this process alone where nothing can be kept."""
     return Store(database(name, TABLE))
-
-
-def database(name: str, table: str) -> sqlite3.Connection:
-    """A database that is there for all runs; where nothing can be kept, one of this process alone, with a warning."""
-    folder = home() / "rows"
-    file = folder / f"{name}.sqlite"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # rows may be private
-        with locked(folder / ".lock"):
-            for old in folder.glob("*.sqlite"):
-                if time.time() - old.stat().st_mtime > KEPT_DAYS * 86400:
-                    _remove(old)
-            try:
-                return _opened(file, table)
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
-                    raise
-                _remove(file)  # damaged; it only saved time
-                return _opened(file, table)
-    except (OSError, sqlite3.Error) as error:
-        warnings.warn(f"{folder}: rendered rows cannot be kept ({error}); they are rendered anew", stacklevel=2)
-        return scratch_database(table)
-
-
-def _opened(file: Path, table: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=600)
-    for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA cache_size = -32000", table):
-        connection.execute(statement)
-    file.touch()
-    return connection
-
-
-def _remove(file: Path) -> None:
-    for end in ("", "-wal", "-shm"):
-        file.with_name(file.name + end).unlink(missing_ok=True)
 
 
 class RenderedRow(NamedTuple):

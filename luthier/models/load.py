@@ -18,7 +18,7 @@ from luthier.distributed.strategy import pick_device
 from luthier.errors import LuthierError, MissingExtra, ModelError
 from luthier.models.find import ADAPTER_WEIGHTS, Found, find, record_of, require_language
 from luthier.models.output import has_virtual_tokens
-from luthier.system.hardware import choose_precision
+from luthier.system.hardware import choose_precision, is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -265,7 +265,7 @@ class Readable:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, LuthierError):
+        if isinstance(error, Exception) and not isinstance(error, LuthierError) and not is_out_of_memory(error):
             first, *rest = str(error).strip().splitlines() or [type(error).__name__]
             said = f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first
             raise ModelError(f"{self.path}: cannot be loaded: {said}") from error

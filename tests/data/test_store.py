@@ -22,10 +22,11 @@ from luthier.data.conversation import Content, Conversation, Origin
 from luthier.data.making import Renders
 from luthier.data.processor import DataProcessor, Prepared
 from luthier.data.render import Renderer, Tokens
-from luthier.data.store import KEPT_DAYS, ReadRow, RenderedRow, Rows, Store, extreme, fingerprint, kept
+from luthier.data.store import ReadRow, RenderedRow, Rows, Store, extreme, fingerprint, kept
 from luthier.errors import LuthierError
 from luthier.objectives.dpo import Dpo
 from luthier.objectives.sft import Sft
+from luthier.system.kept import KEPT_DAYS
 from tests.conftest import chat_rows
 
 Write = Callable[..., Path]
@@ -175,15 +176,15 @@ def test_what_is_damaged_or_cannot_be_kept_only_costs_time(
         file.with_name(file.name + end).unlink(missing_ok=True)
     file.write_bytes(b"SQLite format 3\0" + b"damaged" * 999)
     assert told(prepared(path, tokenizer, Sft())) == told(first)
-    monkeypatch.setattr(store, "home", lambda: path)  # a file, in which there can be no folder
-    with pytest.warns(UserWarning, match="rendered rows cannot be kept"):
+    monkeypatch.setattr("luthier.system.kept.home", lambda: path)  # a file, in which there can be no folder
+    with pytest.warns(UserWarning, match="nothing can be kept for later runs"):
         assert told(prepared(path, tokenizer, Sft())) == told(first)
 
 
 def test_several_processes_open_one_store(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from luthier.data import store;"
-        f"store.home = lambda: Path({str(tmp_path)!r});"
+        "import sys; from pathlib import Path; from luthier.data import store; from luthier.system import kept;"
+        f"kept.home = lambda: Path({str(tmp_path)!r});"
         "one = store.kept('same');\n"
         "for n in range(50):\n    with one.writing(): one.add('text', {'text': str(n)})"
     )

@@ -55,7 +55,10 @@ def ray_workers(count: int) -> Iterator[Look]:
     if address == "local":
         # its ports are open to the network, so they ask for a token; Ray's own would be written into a file
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray.init(address, num_cpus=count or None, include_dashboard=False, **QUIET)
+        try:
+            ray.init(address, num_cpus=count or None, include_dashboard=False, **QUIET)
+        except (SystemExit, RuntimeError) as error:  # it ends the process where its servers take too long
+            raise UserError(f"--on ray: Ray did not start on this machine ({error}); use --on here") from None
     else:
         _join(address)
     context = ray.get_runtime_context()
