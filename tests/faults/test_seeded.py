@@ -33,7 +33,7 @@ from typing import Any
 import pytest
 
 import luthier
-from luthier.data import pack, processor
+from luthier.data import making, pack
 from luthier.data.render import Renderer, Tokens
 from luthier.errors import OutputError
 from luthier.factory import Factory
@@ -131,7 +131,7 @@ def test_a_truncated_answer(run_config: Make, monkeypatch: Patch) -> None:
         return cut, "kept"
 
     for fit, names in ((in_silence, {"mask", "end-of-turn"}), (and_closed, {"mask"})):
-        monkeypatch.setattr(processor, "fit", fit)
+        monkeypatch.setattr(making, "fit", fit)
         assert found(run_config(rows, data__max_length=64)) == names
 
 
