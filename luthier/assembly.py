@@ -15,6 +15,7 @@ from luthier.config import RunConfig
 from luthier.data.loader import Loader, LoaderLike
 from luthier.data.pack import Batch, Example
 from luthier.data.processor import Prepared
+from luthier.data.store import identities_of
 from luthier.data.stream import Rendering, Stream, StreamLoader
 from luthier.distributed.strategy import Strategy
 from luthier.errors import ModelError, OutOfMemory
@@ -259,7 +260,8 @@ class Assembly:
         if not isinstance(self.objective, Online):
             own: LoaderLike = rows
             if self.config.data.streaming and not looked_at:
-                stream = Stream(self.config.data, seed=self.config.train.seed)
+                held_out = {identity for identity, _ in identities_of(data.held_out)}
+                stream = Stream(self.config.data, seed=self.config.train.seed, held_out=held_out)
                 own = StreamLoader(rows, Rendering(stream, self.ready.renderer, self.objective))
             return own, lambda: self._measured(model, forward, data.held_out, rows)
         rewards = [cast(Reward, reward) for reward in self.objective.rewards]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ import luthier
 from luthier.config import ModelConfig
 from luthier.data.conversation import Message
 from luthier.data.processor import DataProcessor, Prepared
-from luthier.errors import OutputError
-from luthier.factory import Ready, Stages
+from luthier.errors import DataError, OutputError
+from luthier.factory import Ready, Stages, _require_same
 from luthier.models.load import ModelLoader
 from luthier.train.state import State
 from luthier.train.step import Job
@@ -154,3 +155,12 @@ def test_the_same_seed_gives_the_same_run(run_config: Callable[..., Any], tmp_pa
 
     runs: Sequence[bytes] = [weights("a", 0), weights("b", 0), weights("c", 1)]
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_processes_must_have_the_same_rows() -> None:
+    def strategy(*others: int) -> Any:
+        return SimpleNamespace(gather=lambda mine: [mine, *(mine + other for other in others)])
+
+    _require_same(strategy(0, 0), "ab" * 32)
+    with pytest.raises(DataError, match="the processes have prepared different rows"):
+        _require_same(strategy(0, 1), "ab" * 32)

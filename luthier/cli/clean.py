@@ -40,7 +40,14 @@ def clean(
     if not output and not dry_run:
         raise UserError("say where the rows go: -o FOLDER (or look first: --dry-run)")
     chosen = chosen_cleaners(cleaners, changes or ())
-    tally = clean_source(source_of(source, format, options or ()), chosen, output or None, workers=workers, on=on)
+    rows = source_of(source, format, options or ())
+    with show.progress() as bar:
+        task = bar.add_task("cleaning", total=rows.limit, note="rows")
+
+        def watch(done: int) -> None:
+            bar.update(task, completed=done)
+
+        tally = clean_source(rows, chosen, output or None, workers=workers, on=on, watch=watch)
     lines: list[tuple[object, ...]] = [("read", tally.read, ""), ("kept", tally.kept, "")]
     lines += [(f"mended by {rule}", count, "") for rule, count in tally.mended.most_common()]
     for rule, count in tally.dropped.most_common():
@@ -57,7 +64,7 @@ def restore(
     folder: Annotated[str, typer.Argument(help="What `luthier data clean` wrote.", show_default=False)],
     rules: Annotated[list[str], typer.Argument(help="Rules whose rows come back.", show_default=False)],
 ) -> None:
-    """Put rows that some rules dropped back, as they were read."""
+    """Put rows that some rules dropped back; what was mended in them stays mended."""
     from pathlib import Path
 
     from luthier.cli import show

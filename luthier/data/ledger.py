@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from luthier.data.clean.base import Drop
 from luthier.data.conversation import Origin
-from luthier.errors import DataError, RowError
+from luthier.errors import DataError
 from luthier.system.files import scratch_database
 
 ROWS = "rows.json"
@@ -65,10 +65,6 @@ class Ledger:
     def refuse(self, rule: str) -> None:
         """A row that was to be made was not, by a guard, or since it cannot be used."""
         self.refused[rule] += 1
-
-    def drop(self, origin: Origin, error: RowError, *, side: Side | None = None, content_id: str = "") -> None:
-        """The row cannot be used."""
-        self.record(Entry(origin.file, origin.line, side, "dropped", error.reason, error.detail, content_id))
 
     def judge(self, origin: Origin, drop: Drop, *, side: Side, content_id: str = "") -> int:
         """The row is left out as the config says, or, where it is not readable, because it cannot be used."""

@@ -84,11 +84,13 @@ def ranges(steps: Sequence[int]) -> list[int | list[int]]:
 def _ledger(folder: Path) -> dict[str, Any]:
     """What rows.json holds; raises DataError where it cannot be read, since rows would seem never to have been seen."""
     try:
-        tree: dict[str, Any] = json.loads((folder / ROWS).read_text(encoding="utf-8"))
+        tree = json.loads((folder / ROWS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {"rows": []}
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / ROWS}: cannot be read: {error}") from None
+    if not isinstance(tree, dict) or not isinstance(tree.get("rows"), list):
+        raise DataError(f"{folder / ROWS}: not a ledger of rows")
     return tree
 
 

@@ -29,7 +29,7 @@ from luthier.data.recognise import Reading, files
 from luthier.data.render import Renderer
 from luthier.data.sources import files_of, resolved
 from luthier.data.split import held_out, identities, place, strata
-from luthier.data.store import ReadRow, ReadRows, RenderedRow, Rows, Store, fingerprint, kept
+from luthier.data.store import ReadRow, ReadRows, RenderedRow, Rows, Store, fingerprint, identities_of, kept
 from luthier.data.stream import SAMPLE, Rendering, Stream
 from luthier.errors import DataError, StorageError
 
@@ -71,17 +71,18 @@ class DataProcessor:
 
     def _prepared(self, config: DataConfig, renderer: Renderer, objective: Renders) -> Prepared:
         ledger, readings = Ledger(), list[Reading]()
-        store, held = _store(config, renderer, objective), ReadRows()
+        store = _store(config, renderer, objective)
+        rows, held = ReadRows(store), ReadRows(store)
         with Cleaning(cast(list[CleanerSettings], config.clean), workers=config.workers) as cleaning:
             if isinstance(config.held_out, list):  # first, so that training rows which repeat them are the ones to go
-                held = self.read(config.held_out, store, ledger, readings, side="held_out", cleaning=cleaning.reading())
-            rows = self.read(config.train, store, ledger, readings, cleaning=cleaning)
+                self.read(config.held_out, held, ledger, readings, side="held_out", cleaning=cleaning.reading())
+            self.read(config.train, rows, ledger, readings, cleaning=cleaning)
         ledger.notes = cleaning.notes()
-        apart = _apart(config, rows, store)
+        apart = _apart(config, rows)
         if config.augment:
-            _augment(config, rows, apart, held, store, ledger)
+            _augment(config, rows, apart, held, ledger)
             apart = np.append(apart, np.zeros(len(rows) - len(apart), dtype=bool))
-        parts: dict[Side, Rows] = {"train": Rows(store, rows), "held_out": Rows(store, held if len(held) else rows)}
+        parts: dict[Side, Rows] = {"train": Rows(rows), "held_out": Rows(held if len(held) else rows)}
         with Making(renderer, objective, config) as making:
             for group, held_back in ((rows, apart), (held, np.ones(len(held), dtype=bool))):
                 times = array("H", (_times(row, held_out=bool(held_back[row.place])) for row in group))
@@ -106,60 +107,58 @@ class DataProcessor:
 
     def _sampled(self, config: DataConfig, renderer: Renderer, objective: Renders) -> Prepared:
         """The first rows of a stream, which are looked at before training; and the rows that are held out."""
-        ledger, rendering = Ledger(), Rendering(Stream(config, seed=0), renderer, objective)
-        train = rendering.rows(SAMPLE, again=False)
+        ledger, readings = Ledger(), list[Reading]()
         held: Sequence[Example] = []
-        readings = list[Reading]()
         if isinstance(config.held_out, list):
             own = config.model_copy(update={"train": config.held_out, "held_out": 0.0, "streaming": False})
             other = self.prepare(own, renderer, objective)
             held, readings = other.train, other.readings
-        else:
-            held = [one for raw in rendering.stream.apart if isinstance(one := rendering.example(raw), Example)]
+        stream = Stream(config, seed=0, held_out={identity for identity, _ in identities_of(held)})
+        rendering = Rendering(stream, renderer, objective)
+        train = rendering.rows(SAMPLE, again=False)
+        held = held or [one for raw in stream.apart if isinstance(one := rendering.example(raw), Example)]
         for side, rows in (("train", train), ("held_out", held)):
             for row in rows:
                 ledger.read()
                 at, said = row.origin, row.content_id
                 ledger.record(Entry(at.file, at.line, side, "kept", "", "", said, len(row.sequences), row.tokens))  # type: ignore[arg-type]
-        for entry in rendering.stream.dropped:
+        for entry in stream.dropped:
             ledger.read()
             ledger.record(entry)
         ledger.notes = [f"a stream: {ledger.rows_read} rows were looked at first; steps.jsonl names those of each step"]
-        return Prepared(train, held, ledger, readings)
+        return Prepared(train, held, ledger, [*stream.readings, *readings])
 
     def read(
         self,
         sources: Sequence[SourceConfig],
-        store: Store,
+        rows: ReadRows,
         ledger: Ledger,
         readings: list[Reading],
         *,
         side: Side = "train",
         cleaning: Cleaning | None = None,
-    ) -> ReadRows:
-        """The rows of some files, in their layouts and cleaned; rows that cannot be used go to the ledger."""
-        result = ReadRows()
+    ) -> None:
+        """Put the rows of some files there, in their layouts and cleaned; those that cannot be used into the ledger."""
         for source in map(resolved, sources):
             for found in files(source):
                 before = ledger.rows_read
-                result.source(found.file, source.weight)
+                rows.source(found.file, source.weight)
                 outcomes = (cleaning or Cleaning(())).rows(found.rows, found.format)
                 while batch := list(islice(outcomes, BATCH)):  # others may write between batches
-                    with store.writing():
+                    with rows.store.writing():
                         for outcome in batch:
-                            _keep(outcome, found.format, (store, result), ledger, side)
+                            _keep(outcome, found.format, rows, ledger, side)
                 readings.append(found.reading(ledger.rows_read - before))
-        return result
 
 
-def _keep(outcome: Outcome, format: str, rows: tuple[Store, ReadRows], ledger: Ledger, side: Side) -> None:
+def _keep(outcome: Outcome, format: str, rows: ReadRows, ledger: Ledger, side: Side) -> None:
     """Put a row that was read where it goes."""
     ledger.read()
     origin, drop = outcome.row.origin, outcome.drop
     if outcome.content is not None:
-        number = rows[0].add(format, outcome.value)
+        number = rows.store.add(format, outcome.value)
         mended, made_of = ", ".join(outcome.mended), outcome.content_id
-        rows[1].add(number, origin.line, outcome.content.content_id, mended=mended, made_of=made_of)
+        rows.add(number, origin.line, outcome.content.content_id, mended=mended, made_of=made_of)
     elif drop is not None:
         ledger.judge(origin, drop, side=side, content_id=outcome.content_id)
 
@@ -174,25 +173,24 @@ def _store(config: DataConfig, renderer: Renderer, objective: Renders) -> Store:
     return Store() if name is None else kept(name)
 
 
-def _apart(config: DataConfig, rows: ReadRows, store: Store) -> NDArray[np.bool_]:
+def _apart(config: DataConfig, rows: ReadRows) -> NDArray[np.bool_]:
     """Which of the training rows are held out; none, where that are files of their own."""
     if isinstance(config.held_out, list):
         return np.zeros(len(rows), dtype=bool)
     together: Iterable[str] = (row.identity for row in rows)
     kinds = None
     if config.stratify or config.keep_together:
-        contents = [store.content(row.id, row.origin) for row in rows]
+        contents = list(rows.contents())
         together = identities(contents, config.keep_together)
         kinds = strata(contents, [row.origin.file for row in rows], config.stratify) if config.stratify else None
     return held_out(together, share=config.held_out, seed=config.split_seed, strata=kinds)
 
 
-def _augment(
-    config: DataConfig, rows: ReadRows, apart: NDArray[np.bool_], held: ReadRows, store: Store, ledger: Ledger
-) -> None:
+def _augment(config: DataConfig, rows: ReadRows, apart: NDArray[np.bool_], held: ReadRows, ledger: Ledger) -> None:
     """Put new rows behind those that are trained on; as many as guards let pass, and no cleaner looks at them again."""
     parents = [row for row in rows if not apart[row.place] and _times(row, held_out=False)]
     held_back = [*(row for row in rows if apart[row.place]), *held]
+    store = rows.store
     there, closed = ([Placed(row.origin, store.content(row.id)) for row in side] for side in (parents, held_back))
     augmenters, guards = cast(list[AugmenterSettings], config.augment), cast(list[GuardSettings], config.guard)
     made = list(augmented(there, augmenters, guards, apart=closed))

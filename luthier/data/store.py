@@ -177,9 +177,10 @@ class ReadRow(NamedTuple):
 
 
 class ReadRows:
-    """Rows in the order in which they were read."""
+    """Rows in the order in which they were read, and the store in which they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self.table = scratch_database(
             "CREATE TABLE row (place INTEGER PRIMARY KEY, id INTEGER, identity TEXT, source INTEGER, line INTEGER, "
             "mended TEXT, method TEXT, made_of TEXT)"
@@ -204,6 +205,10 @@ class ReadRows:
         self.table.execute("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (self.count, *values))
         self.count += 1
 
+    def contents(self) -> Iterator[Content]:
+        """What each row says."""
+        return (self.store.content(row.id, row.origin) for row in self)
+
     def __len__(self) -> int:
         return self.count
 
@@ -225,8 +230,8 @@ class Rows(Sequence[Example]):
     `tokens` and `longest` are how many tokens each has, and its longest sequence; `digest` is of what they are.
     """
 
-    def __init__(self, store: Store, read: ReadRows) -> None:
-        self.store, self.read = store, read
+    def __init__(self, read: ReadRows) -> None:
+        self.store, self.read = read.store, read
         self.places, self.numbers, self.tokens, self.longest = (array("I") for _ in range(4))
         self.digest = hashlib.sha256()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
@@ -25,7 +25,7 @@ from luthier.data.ledger import Entry
 from luthier.data.loader import Loader, Step
 from luthier.data.making import Renders, made
 from luthier.data.pack import Example
-from luthier.data.recognise import files
+from luthier.data.recognise import Reading, files
 from luthier.data.render import Renderer
 from luthier.data.sources import STDIN, resolved
 from luthier.data.split import place
@@ -45,10 +45,12 @@ class Raw(NamedTuple):
 
 
 class Stream:
-    """The rows of sources in a shuffled order, epoch after epoch."""
+    """The rows of sources in a shuffled order, epoch after epoch; none that says what one of `held_out` says."""
 
-    def __init__(self, config: DataConfig, *, seed: int) -> None:
+    def __init__(self, config: DataConfig, *, seed: int, held_out: Collection[str] = ()) -> None:
         self.config, self.sources = config, [resolved(source) for source in config.train]
+        self.cleaning = Cleaning(cast(list[CleanerSettings], config.clean))
+        self.held_out, self.readings = held_out, list[Reading]()
         self.generator = np.random.Generator(np.random.PCG64([seed, 1]))
         self.epoch, self.turn, self.drawn = 0, 0, 0
         self.read, self.buffer, self.dropped = [0] * len(self.sources), list[Raw](), list[Entry]()
@@ -62,20 +64,24 @@ class Stream:
         Raises:
             DataError: a source cannot be read, or none has a row to train on.
         """
-        self._fill()
-        if not self.buffer:
-            if not self.drawn:
-                first = next(map(told, self.dropped), "all rows are held out")
-                raise DataError(f"no row of the stream is left to train on; first: {first}")
+        if self.ends():
             self.epoch, self.turn, self.drawn = self.epoch + 1, 0, 0
             self.read, self._open = [0] * len(self.sources), []
             self._fill()
+        if not self.buffer:
+            first = next(map(told, self.dropped), "all rows are held out")
+            raise DataError(f"no row of the stream is left to train on; first: {first}")
         self.drawn += 1
         last, at = self.buffer.pop(), int(self.generator.integers(len(self.buffer) + 1))
         if at == len(self.buffer):
             return last
         chosen, self.buffer[at] = self.buffer[at], last
         return chosen
+
+    def ends(self) -> bool:
+        """Whether the next row is the first of another epoch."""
+        self._fill()
+        return not self.buffer and self.drawn > 0
 
     def _fill(self) -> None:
         while len(self.buffer) < self.config.shuffle_buffer and (found := self._next()) is not None:
@@ -88,6 +94,9 @@ class Stream:
             raw, identity = Raw(name, outcome.value, origin.file, origin.line), content.content_id
             if isinstance(self.config.held_out, float) and place(identity, self._purpose) < self.config.held_out:
                 self.apart += [raw] if len(self.apart) < SAMPLE else []
+                continue
+            if identity in self.held_out:
+                self.dropped.append(dropped(origin, "held-out", "says what a held-out row says"))
                 continue
             times = int(source.weight) + (place(identity, "weight") < source.weight % 1)
             self.buffer += [raw] * times
@@ -114,8 +123,10 @@ class Stream:
 
     def _outcomes(self, source: SourceConfig, skip: int) -> Iterator[tuple[str, Outcome]]:
         for found in files(source):
+            if not self.epoch:
+                self.readings.append(found.reading())
             skip -= sum(1 for _ in islice(found.rows, skip))
-            for outcome in Cleaning(cast(list[CleanerSettings], self.config.clean)).rows(found.rows, found.format):
+            for outcome in self.cleaning.rows(found.rows, found.format):
                 yield found.format, outcome
 
     # ---- where it stands ---------------------------------------------------------------------------------------
@@ -161,16 +172,22 @@ class Rendering:
         return Example(origin, content.content_id, found.sequences, content, row=f"{content.content_id} {origin}")
 
     def rows(self, count: int, *, again: bool = True) -> list[Example]:
-        """The next rows that can be used; the others are among the stream's `dropped`. Fewer, where it ends before."""
+        """The next rows that can be used; the others are among the stream's `dropped`. Fewer, where it ends before.
+
+        Raises:
+            DataError: none of a whole epoch can be used; or as drawing does.
+        """
         result, epoch = list[Example](), self.stream.epoch
-        while len(result) < count:
+        while len(result) < count and (again or not self.stream.ends()):
             found = self.example(self.stream.draw())
-            if not again and self.stream.epoch != epoch:
+            if not result and self.stream.epoch > epoch + 1:
                 break
             if isinstance(found, Example):
                 result.append(found)
             else:
                 self.stream.dropped.append(found)
+        if not result:
+            raise DataError(f"no row of the stream can be learnt from; first: {told(self.stream.dropped[0])}")
         return result
 
 

@@ -38,7 +38,7 @@ class EndpointEngine:
         first_wait_seconds: float = 1.0,
     ) -> None:
         self.url, self.model, self.at_once, self.first_wait = url.rstrip("/"), model, at_once, first_wait_seconds
-        self._key = _key(key_variable) if key_variable else ""
+        self.reached, self._key = False, _key(key_variable) if key_variable else ""
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self.client = httpx.Client(headers=headers, timeout=timeout_seconds)
 
@@ -94,14 +94,15 @@ class EndpointEngine:
             try:
                 sending = self.client.build_request("POST", f"{self.url}/chat/completions", json=request)
                 response = self.client.send(sending, stream="stream" in request)
+                self.reached = True
                 if response.is_success:
                     return response
                 failure = self._refusal(response.status_code, response.read().decode(errors="replace"))
                 asked = response.headers.get("retry-after", "")
                 wait = float(asked) if asked.isdecimal() else wait
-            except httpx.ConnectError as error:
-                raise ModelError(f"{self.url}: cannot be reached: {self._plain(error)}; is it running?") from None
             except httpx.TransportError as error:
+                if isinstance(error, httpx.ConnectError) and not self.reached:  # else it may be starting again
+                    raise ModelError(f"{self.url}: cannot be reached: {self._plain(error)}; is it running?") from None
                 failure = f"{type(error).__name__}: {self._plain(error)}"
             if left:
                 time.sleep(min(wait, LONGEST_WAIT))

@@ -19,7 +19,8 @@ def database(name: str, table: str) -> sqlite3.Connection:
     folder = home() / "rows"
     file = folder / f"{name}.sqlite"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # rows may be private
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # rows may be private
         with locked(folder / ".lock"):
             for old in folder.glob("*.sqlite"):
                 if time.time() - old.stat().st_mtime > KEPT_DAYS * 86400:

@@ -86,7 +86,8 @@ def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
         restore_random_state(drawn, strategy.device)
         rows = ", ".join(str(example.origin) for example in step.examples[:8])
         more = f" and {len(step.examples) - 8} more" if len(step.examples) > 8 else ""
-        reason = f"step {state.step + 1} was skipped: {fault}; its rows: {rows}{more}"
+        passed = f"; passed over before: {'; '.join(step.dropped)}" if step.dropped else ""
+        reason = f"step {state.step + 1} was skipped: {fault}; its rows: {rows}{more}{passed}"
         return Skipped(state.past(epoch=step.epoch, position=step.position), reason)
     _update(job, state.step + 1, overflowed=overflowed)
     state = state.after(tokens=int(tokens), epoch=step.epoch, position=step.position, norm=norm)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from luthier.config import CleanConfig, parse_section
 from luthier.curate.writer import Remembering, Writer, asking, prompts
@@ -84,3 +85,13 @@ def test_prompts_take_any_text() -> None:
         prompt = asking(name, **texts).messages[0].content
         assert any(text in prompt for text in texts.values())
     assert "{x} %s \\ {" in asking("questions", **texts).messages[0].content
+
+
+@pytest.mark.parametrize("endpoint", ["http://models.example/v1", "http://10.0.0.5:8000/v1"])
+def test_a_key_does_not_travel_in_the_open(endpoint: str) -> None:
+    with pytest.raises(ValidationError, match="a key would be sent in the open; write https://"):
+        Writer(model="m", endpoint=endpoint, key_variable="KEY")
+    assert Writer(model="m", endpoint=endpoint) and Writer(
+        model="m", endpoint="http://127.0.0.1:1/v1", key_variable="KEY"
+    )
+    assert Writer(model="m", endpoint=endpoint.replace("http:", "https:"), key_variable="KEY")

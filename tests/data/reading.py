@@ -9,13 +9,13 @@ from luthier.data.conversation import Content
 from luthier.data.ledger import Ledger
 from luthier.data.processor import DataProcessor
 from luthier.data.recognise import Reading
-from luthier.data.store import Store
+from luthier.data.store import ReadRows, Store
 
 
 def contents(
     sources: Sequence[SourceConfig], ledger: Ledger | None = None, readings: list[Reading] | None = None
 ) -> list[Content]:
     """What each usable row says."""
-    store = Store()
-    rows = DataProcessor().read(sources, store, ledger or Ledger(), [] if readings is None else readings)
-    return [store.content(row.id, row.origin) for row in rows]
+    rows = ReadRows(Store())
+    DataProcessor().read(sources, rows, ledger or Ledger(), [] if readings is None else readings)
+    return list(rows.contents())

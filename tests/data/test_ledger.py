@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.config import DataConfig
+from luthier.data.clean.base import Drop
 from luthier.data.conversation import Origin
 from luthier.data.ledger import Entry, Ledger
 from luthier.data.processor import DataProcessor, Prepared
 from luthier.data.render import Renderer
-from luthier.errors import DataError, RowError
+from luthier.errors import DataError
 from luthier.objectives.sft import Sft
 
 OUTCOMES = ("kept", "dropped", "truncated", "split")
@@ -29,7 +30,8 @@ def filled() -> Ledger:
         ledger.record(Entry("a.json", line, "train", outcome, reason, content_id="c0", sequences=line, tokens=9))
     for reason in ("empty-answer", "empty-answer", "bad-message"):
         ledger.read()
-        ledger.drop(Origin("b.json", 7), RowError("b.json:7", reason, "says nothing \u00e9\u4f60"), side="held_out")
+        drop = Drop(reason, 1.0, 1.0, "says nothing \u00e9\u4f60", readable=False)
+        ledger.judge(Origin("b.json", 7), drop, side="held_out")
     return ledger
 
 

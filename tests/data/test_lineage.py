@@ -212,3 +212,22 @@ def test_folding_twice_is_folding_once_and_forgets_what_was_undone(tmp_path: Pat
     fold(run)
     assert [row.get("steps") for row in ledger(run)["rows"]] == [[1], None]
     assert "earlier" not in "".join(carried(run, written({"rows": [entry("x", 1, A), entry("x", 2, B)]})))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"rows": 5}'])
+def test_a_ledger_that_cannot_be_read_denies_nothing(tmp_path: Path, text: str) -> None:
+    """A row would seem never to have been seen."""
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(DataError, match=r"rows\.json: (cannot be read|not a ledger)"):
+        sightings(tmp_path, frozenset([A]), None)
+
+
+def test_rows_that_were_made_of_a_row_are_found_with_it(tmp_path: Path) -> None:
+    """By what it says or where it stands; of two parents, by either; of a mended row, by what it was."""
+    made = entry("x.jsonl", 7, B) | {"method": "synonyms", "made_of": f"{A} {'c' * 16}"}
+    (tmp_path / "rows.json").write_text("".join(written({"rows": [made]})))
+    (tmp_path / STEPS).write_text('{"step": 1, "rows": [0]}\n')
+    for ids, place in (([A], None), (["c" * 16], None), ([A], ("x.jsonl", 7)), ([B], None)):
+        (found,) = sightings(tmp_path, frozenset(ids), place)
+        assert not found.moved and found.steps == [1]
+    assert sightings(tmp_path, frozenset(["d" * 16]), ("x.jsonl", 7))[0].moved

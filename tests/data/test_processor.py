@@ -223,11 +223,10 @@ def test_no_row_left(prepare: Any, write_rows: Write) -> None:
 
 def test_a_row_that_goes_missing_is_told(write_rows: Write, tokenizer: Any) -> None:
     class Forgetful(DataProcessor):
-        def read(self, *arguments: Any, **options: Any) -> Any:
-            rows = super().read(*arguments, **options)
+        def read(self, sources: Any, rows: Any, *arguments: Any, **options: Any) -> None:
+            super().read(sources, rows, *arguments, **options)
             rows.table.execute("DELETE FROM row WHERE place = 3")
             rows.count -= 1
-            return rows
 
     config = DataConfig(train=[SourceConfig(path=str(write_rows(chat_rows(4))))], held_out=0.0)
     with pytest.raises(DataError, match="does not add up: 4 read, 3 accounted for"):

@@ -241,7 +241,7 @@ def first_text(text: str) -> Content:
 def test_the_longest_and_the_shortest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "EXTREME", 2)
     here = Store()
-    rows = Rows(here, store.ReadRows())
+    rows = Rows(store.ReadRows(here))
     rows.read.source("file", 1.0)
     for length in (3, 9, 1, 7, 1):
         number = here.add("text", {"text": "a" * length})

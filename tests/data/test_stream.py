@@ -93,6 +93,29 @@ def test_held_out_rows_are_those_of_any_run(write_rows: Write, run_config: Calla
     assert len(ready[True].data.train) == 60 - len(held[True])
 
 
+def test_what_files_of_their_own_hold_out_is_passed_over(
+    run_config: Callable[..., Any], write_rows: Write, tmp_path: Path
+) -> None:
+    rows = chat_rows(20)
+    held = write_rows(rows[3:6], "held.jsonl")
+    config = run_config(rows, **OPTIONS | {"data__held_out": [str(held)]})
+    ready = luthier.Factory().prepare(config)
+    assert len(ready.data.train) == 17 and len(ready.data.held_out) == 3
+    assert [entry.reason for entry in ready.data.ledger.of("dropped")] == ["held-out"] * 3
+    assert [reading.file for reading in ready.data.readings] == [config.data.train[0].path, str(held)]
+    luthier.Factory().fine_tune(config)
+    steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    learnt = {row.partition(" ")[0] for step in steps for row in step["rows"]}
+    assert len(learnt) == 17 and not learnt & {example.content_id for example in ready.data.held_out}
+    assert sum("a held-out row" in said for step in steps for said in step.get("dropped", ())) >= 6
+
+
+def test_nothing_can_be_learnt_from(run_config: Callable[..., Any]) -> None:
+    config = run_config(chat_rows(8), **OPTIONS | {"data__max_length": 2})
+    with pytest.raises(DataError, match=r"no row of the stream can be learnt from; first: .*over-length"):
+        luthier.Factory().prepare(config)
+
+
 class Stop(Observer):
     """Asks to stop after a step."""
 

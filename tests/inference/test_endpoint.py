@@ -129,6 +129,15 @@ def test_nobody_is_there() -> None:
         list(EndpointEngine(url, "small").generate([ask("a")], GREEDY))
 
 
+def test_a_server_that_was_there_may_come_back() -> None:
+    """As it does where it is started again; five hours of answers are not thrown away at once."""
+    with serving(Endpoint(lambda asked: "yes")) as endpoint:
+        engine = EndpointEngine(endpoint.url, "small", first_wait_seconds=0.01)
+        assert dict(engine.generate([ask("a")], GREEDY)) == {0: "yes"}
+    with pytest.raises(ModelError, match="gave no answer in 5 tries; the last: ConnectError"):
+        list(engine.generate([ask("b")], GREEDY))
+
+
 def test_a_silent_server_is_given_up(endpoint: Endpoint) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from luthier.config import ModelConfig
 from luthier.errors import ModelError
 from luthier.kernels.attention import NAME
-from luthier.models.load import ModelLoader, find, packs
+from luthier.models.load import ModelLoader, Readable, find, packs
 from tests.conftest import build_model
 from tests.models.conftest import load, rewrite
 
@@ -291,3 +291,12 @@ def test_a_file_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model").touch()
     with pytest.raises(ModelError, match="not a folder"):
         find(str(tmp_path / "model"))
+
+
+def test_memory_that_ends_is_not_taken_for_an_unreadable_model() -> None:
+    with pytest.raises(MemoryError), Readable("m"):
+        raise MemoryError("no more")
+    with pytest.raises(RuntimeError, match="out of memory"), Readable("m"):
+        raise RuntimeError("CUDA out of memory")
+    with pytest.raises(ModelError, match="m: cannot be loaded: torn"), Readable("m"):
+        raise RuntimeError("torn")

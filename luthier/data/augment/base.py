@@ -9,7 +9,7 @@ How to add one: one file here with a settings class and what it builds, one line
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -47,15 +47,15 @@ class Augmenter(Protocol):
         """New rows, those of each row together and in the order of the rows."""
 
 
-class Guard:
+class Guard(ABC):
     """One guard at work. It sees what the guards before it let pass, in order."""
 
-    def know(self, rows: Sequence[Said]) -> None:
+    def know(self, rows: Sequence[Said]) -> None:  # noqa: B027 - not every guard needs to
         """Rows that are there, before anything is judged; may come in several calls."""
 
+    @abstractmethod
     def judge(self, pairs: Sequence[Pair]) -> Sequence[Drop | None]:
         """For each candidate of a batch, why it must not be used; None for those that pass."""
-        raise NotImplementedError
 
 
 class AugmenterSettings(Part):

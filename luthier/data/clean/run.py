@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 
 from luthier.config import SourceConfig
@@ -26,8 +26,11 @@ def clean_source(
     *,
     workers: int = 0,
     on: Place = "here",
+    watch: Callable[[int], object] = lambda rows: None,
 ) -> Tally:
     """Clean the rows of a source, each file in its layout; without an output they are only counted.
+
+    `watch` is told how many rows are done, each time that there are a hundred more.
 
     Raises:
         DataError: as reading does.
@@ -36,7 +39,7 @@ def clean_source(
     if output is not None:
         require_ours(Path(output), source, FILES, "clean")
     with Cleaning(cleaners, workers=workers, on=on) as cleaning:
-        outcomes = outcomes_of(source, cleaning)
+        outcomes = _watched(outcomes_of(source, cleaning), watch)
         if output is None:
             tally = Tally()
             for outcome in outcomes:
@@ -48,6 +51,13 @@ def clean_source(
             tally.notes = cleaning.notes()
             report.write(tally, made, source=source.path, cleaners=[one.type for one in cleaners])
     return tally
+
+
+def _watched(outcomes: Iterator[Outcome], watch: Callable[[int], object]) -> Iterator[Outcome]:
+    for number, outcome in enumerate(outcomes, 1):
+        if number % 100 == 0:
+            watch(number)
+        yield outcome
 
 
 def require_ours(folder: Path, source: SourceConfig, ours: Container[str], verb: str) -> None:

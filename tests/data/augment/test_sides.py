@@ -72,3 +72,23 @@ def test_made_rows_have_the_weight_of_their_parents(prepare: Any, write_rows: Wr
         and not left & {e.line for e in data.ledger.entries if e.method}
         and data.ledger.rows_made == 30 - len(left)
     )
+
+
+def test_no_turn_of_a_held_out_conversation_comes_back(prepare: Any, write_rows: Write) -> None:
+    words = ("ice", "fog", "tea")
+    turns = [[{"role": "user", "content": f"What is {word}?"}, {"role": "assistant", "content": f"It is {word}."}]
+             for word in words]  # fmt: skip
+    held = write_rows([{"messages": [turn for pair in turns for turn in pair]}], "held.jsonl")
+    rows = write_rows([{"messages": pair} for pair in turns[:2]] + [{"messages": m} for m in _other()])
+    augment = [{"type": "recombination", "modes": ["dialogue"], "copies": 3}]
+    data = prepare(rows, held_out=[str(held)], augment=augment)
+    made = [example for example in data.train if len(example.content.messages) > 2]
+    asked = {turn.content for example in made for turn in example.content.messages if turn.role == "user"}
+    assert made and not asked & {f"What is {word}?" for word in words}
+    assert data.ledger.refused["held-out"] >= 2
+
+
+def _other() -> list[list[dict[str, str]]]:
+    asked = "Tell me what you know of {}, in a few words and from the beginning."
+    return [[{"role": "user", "content": asked.format(row["prompt"][8:])},
+             {"role": "assistant", "content": row["completion"]}] for row in unlike(6)]  # fmt: skip

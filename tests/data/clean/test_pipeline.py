@@ -162,3 +162,10 @@ def test_no_secret_comes_back(tmp_path: Path) -> None:
     restored(tmp_path / "out", ["refusal"])
     assert json.loads((tmp_path / "out" / "rows.jsonl").read_text())["completion"] == "As an AI, mail [EMAIL]."
     assert not any("a@b.example" in file.read_text() for file in (tmp_path / "out").iterdir())
+
+
+def test_somebody_may_watch(tmp_path: Path) -> None:
+    path, seen = tmp_path / "rows.jsonl", list[int]()
+    path.write_text("".join(json.dumps(value) + "\n" for value in VALUES))
+    clean_source(SourceConfig(path=str(path)), [Quality()], str(tmp_path / "out"), watch=seen.append)
+    assert seen == [100, 200, 300]
