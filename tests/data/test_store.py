@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -156,6 +158,23 @@ def test_whatever_changes_rendering_changes_the_name(tokenizer: Any) -> None:
     assert name(type("Own", (), {"sequences": None})()) is None
 
 
+def test_code_of_others_counts(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a plug-in imports from beside it, too; code that stands in no file cannot be told."""
+    (tmp_path / "theirs.py").write_text(
+        "from helper import said\nfrom luthier.objectives.sft import Sft\nclass Own(Sft):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for text in ("said = 1", "said = 2"):
+        (tmp_path / "helper.py").write_text(text)
+        own = importlib.import_module("theirs").Own()
+        found.append(fingerprint(Renderer(tokenizer), own, ()))
+    assert None not in found and found[0] != found[1]
+    monkeypatch.setitem(sys.modules, "nowhere", ModuleType("nowhere"))
+    typed = type("Typed", (Sft,), {"__module__": "nowhere", "__doc__": "Typed in."})
+    assert fingerprint(Renderer(tokenizer), typed(), ()) is None
+
+
 def test_old_files_go(on_disk: Path) -> None:
     kept("old").rows.close()
     kept("new").rows.close()
@@ -182,14 +201,23 @@ def test_what_is_damaged_or_cannot_be_kept_only_costs_time(
 
 
 def test_several_processes_open_one_store(tmp_path: Path) -> None:
+    """At the same moment, which is when it is made: twenty of them, one after the other."""
     program = (
-        "import sys; from pathlib import Path; from luthier.data import store; from luthier.system import kept;"
-        f"kept.home = lambda: Path({str(tmp_path)!r});"
-        "one = store.kept('same');\n"
-        "for n in range(50):\n    with one.writing(): one.add('text', {'text': str(n)})"
+        "import time; from pathlib import Path; from luthier.data import store; from luthier.system import kept\n"
+        f"here = Path({str(tmp_path)!r}); kept.home = lambda: here\n"
+        "(here / f'ready-{time.time_ns()}').touch()\n"
+        "while not (here / 'go').exists(): pass\n"
+        "for n in range(20):\n"
+        "    one = store.kept(str(n))\n"
+        "    for row in range(3):\n"
+        "        with one.writing(): one.add('text', {'text': str(row)})\n"
     )
     root = Path(__file__).parents[2]
-    running = [subprocess.Popen([sys.executable, "-c", program], cwd=root, stderr=subprocess.PIPE) for _ in range(4)]
+    command = [sys.executable, "-W", "error", "-c", program]
+    running = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE) for _ in range(4)]
+    while len(list(tmp_path.glob("ready-*"))) < 4 and all(one.poll() is None for one in running):
+        time.sleep(0.05)
+    (tmp_path / "go").touch()
     assert [(one.communicate()[1], one.returncode) for one in running] == [(b"", 0)] * 4
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from luthier.config import SourceConfig
 from luthier.data.clean.duplicates import Duplicates
-from luthier.data.clean.near import NearDuplicates, bands, jaccard, shingles
+from luthier.data.clean.near import Index, NearDuplicates, bands, jaccard, shingles
 from luthier.data.clean.run import clean_source
 from tests.data.clean.conftest import rules
 
@@ -87,6 +87,11 @@ def test_among_rows_that_are_all_alike_one_is_still_found(cleaned: Any) -> None:
     found = cleaned(NearDuplicates(), *rows, ("Write a letter.", form + own[1400][:-2] + "xy"))
     assert [n for n, rule in enumerate(rules(found)) if rule] == [1500]
     assert "rows.jsonl:1401" in found[-1].drop.detail
+
+
+def test_nothing_is_like_nothing() -> None:
+    index = Index(0.8)
+    assert index.sketches([]) == [] and index.match(index.sketches([""])[0]) == (0.0, None)
 
 
 def test_what_is_compared(cleaned: Any) -> None:
