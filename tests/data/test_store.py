@@ -200,27 +200,6 @@ def test_what_is_damaged_or_cannot_be_kept_only_costs_time(
         assert told(prepared(path, tokenizer, Sft())) == told(first)
 
 
-def test_several_processes_open_one_store(tmp_path: Path) -> None:
-    """At the same moment, which is when it is made: twenty of them, one after the other."""
-    program = (
-        "import time; from pathlib import Path; from luthier.data import store; from luthier.system import kept\n"
-        f"here = Path({str(tmp_path)!r}); kept.home = lambda: here\n"
-        "(here / f'ready-{time.time_ns()}').touch()\n"
-        "while not (here / 'go').exists(): pass\n"
-        "for n in range(20):\n"
-        "    one = store.kept(str(n))\n"
-        "    for row in range(3):\n"
-        "        with one.writing(): one.add('text', {'text': str(row)})\n"
-    )
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-W", "error", "-c", program]
-    running = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE) for _ in range(4)]
-    while len(list(tmp_path.glob("ready-*"))) < 4 and all(one.poll() is None for one in running):
-        time.sleep(0.05)
-    (tmp_path / "go").touch()
-    assert [(one.communicate()[1], one.returncode) for one in running] == [(b"", 0)] * 4
-
-
 def test_arrays_of_other_types_are_the_same_numbers() -> None:
     here = Store()
     row = here.add("text", {"text": "said"})
