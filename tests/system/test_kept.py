@@ -1,4 +1,4 @@
-"""Databases for all runs: made by several processes at one moment. What else must hold is in tests/data/test_store.py."""
+"""Databases for all runs, made by several processes at one moment; the rest is in tests/data/test_store.py."""
 
 from __future__ import annotations
 
