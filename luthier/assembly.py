@@ -10,13 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from luthier.adapters.base import Adapter, Run, trainable
+from luthier.adapters.base import Adapter, Run, count_parameters, trainable
 from luthier.config import RunConfig
 from luthier.data.loader import Loader, LoaderLike
 from luthier.data.pack import Batch, Example
 from luthier.data.processor import Prepared
 from luthier.data.store import identities_of
 from luthier.data.stream import Rendering, Stream, StreamLoader
+from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import Strategy
 from luthier.errors import ModelError, OutOfMemory
 from luthier.evaluate.evaluator import EvaluatorLike
@@ -36,7 +37,7 @@ from luthier.train.checkpoint import Checkpoints, Trained
 from luthier.train.fit import Fit, choose, measure
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.groups import parameter_groups
-from luthier.train.proof import check_model, check_training
+from luthier.train.proof import check_model, check_optimizer, check_training
 from luthier.train.scaling import LossScaler
 from luthier.train.schedule import Schedule
 from luthier.train.state import State, seed_everything
@@ -85,13 +86,18 @@ class Assembly:
         passes = _passes(rows) * total_steps if only is None else 0  # a job to look at measures as little as can be
         model = self._adapted(base, rows, total_steps, passes, restart=restart)
         forward = Forward(model, self.precision, embedding_noise=needs.embedding_noise, teacher=self._teacher)
-        wrapped = strategy.prepare(model)
+        if not strategy.cut:
+            model.to(strategy.device)
+        self._found(check_training(model, forward, data.train, self.ready.layout))
+        parameters = count_parameters(model)
+        wrapped = strategy.prepare(model, forward.around)
         decays = {"weight_decay": config.train.weight_decay, "layer_decay": config.train.layer_decay}
         groups = parameter_groups(model, self.adapter, **decays)
         optimizer = cast(OptimizerSettings, config.train.optimizer).build(groups)
+        self._found(check_optimizer(model, optimizer))
+        optimizer = strategy.adopt(model, optimizer)
         scaler = LossScaler(strategy.device.type) if self.precision == "fp16" else None
-        self._found(check_training(model, forward, optimizer, data.train, self.ready.layout))
-        seed_everything(config.train.seed, rank=strategy.rank)
+        seed_everything(config.train.seed, rank=strategy.share)
         loader, evaluate = self._loader(model, forward, data, rows, looked_at=only is not None)
         return Job(
             model=wrapped,
@@ -106,6 +112,7 @@ class Assembly:
             evaluate_every=in_steps(config.train.evaluate_every, loader),
             evaluate=evaluate if data.held_out else None,
             observers=(),
+            parameters=parameters,
         )
 
     def _found(self, findings: list[Finding]) -> None:
@@ -186,7 +193,7 @@ class Assembly:
         model.to(self.strategy.device)
         forward = Forward(model, self.precision, teacher=self._teacher)
         for step in alone.steps():
-            noted = statistics(self.objective, forward, model, step, self.strategy.device)
+            noted = statistics(self.objective, forward, model, step, SingleStrategy(self.strategy.device))
             for batch in step.micro_batches:
                 try:
                     self._passed(model, forward, replace(batch, step=noted).to(self.strategy.device))
@@ -250,7 +257,7 @@ class Assembly:
     def _rows(self, data: Prepared) -> Loader:
         """The order of the training rows, and this rank's share of them."""
         train, layout = self.config.train, self.ready.layout
-        ranks = {"rank": self.strategy.rank, "ranks": self.strategy.ranks}
+        ranks = {"rank": self.strategy.share, "ranks": self.strategy.shares, "multiple": self.strategy.micro_batches}
         return Loader(data.train, batch_size=train.batch_size, seed=train.seed, layout=layout, **ranks)
 
     def _loader(
@@ -281,7 +288,9 @@ class Assembly:
         """What held-out rows say, cut as the training rows are; both smaller where memory does not suffice."""
         while True:
             try:
-                return self.evaluator.loss(model, forward, self.objective, held_out, rows.layout)
+                return self.evaluator.loss(
+                    model, forward, self.objective, held_out, rows.layout, strategy=self.strategy
+                )
             except Exception as error:
                 if not is_out_of_memory(error) or not rows.halve(held_out):
                     raise

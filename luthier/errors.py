@@ -14,7 +14,8 @@
     ├── StorageError             disk full or not writable; what was saved is safe
     ├── CheckpointError          a checkpoint that cannot be read
     ├── TrainingError            loss, gradients or weights that are not finite
-    │   └── OutOfMemory          says what is held, and what would help
+    │   ├── OutOfMemory          says what is held, and what would help
+    │   └── ProcessLost          another process of the run hangs, and which, or has ended, of which it says nothing
     └── Interrupted              stopped by the user after a checkpoint; exit status 130
 
 A message says where, what was given, what is allowed, and what to do next. `exit_status` is what the command
@@ -114,6 +115,10 @@ class CheckpointError(LuthierError):
 
 class TrainingError(LuthierError):
     """Training cannot go on (loss or gradients not finite)."""
+
+
+class ProcessLost(TrainingError):
+    """Another process of the run does not answer; empty where it has ended, as it or its launcher says why."""
 
 
 class OutOfMemory(TrainingError):

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from luthier.adapters.base import Adapter, count_parameters
+from luthier.adapters.base import Adapter
 from luthier.assembly import Assembly, in_steps
 from luthier.config import RunConfig
 from luthier.data.ledger import ROWS
@@ -27,7 +27,7 @@ from luthier.data.store import Rows
 from luthier.data.stream import require_stream
 from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
-from luthier.errors import CheckFailed, DataError
+from luthier.errors import CheckFailed, ConfigError, DataError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.objectives.base import Objective
@@ -136,13 +136,14 @@ class Factory:
         strategy = cast(StrategySettings, config.parallel).open()
         with ExitStack() as held:
             held.callback(strategy.close)
+            held.enter_context(_names_lost(strategy))
             stages.stage("reading and rendering the data")
             ready = self.prepare(config, device_type=strategy.device.type)
             stages.report(ready)
             ready.report.require_no_errors()
             config = _as_rendered(config, ready.renderer)
             claim = self.claim(config, ready, restart=restart, allow_changes=allow_changes)
-            _require_same(strategy, claim.data)
+            _require_same(strategy, claim)
             for change in claim.changes:
                 stages.stage(f"changed      {change}")
             trackers = _trackers(config) if strategy.rank == 0 else []
@@ -170,6 +171,7 @@ class Factory:
     def prepare(self, config: RunConfig, *, device_type: str = "cpu") -> Ready:
         """Tokenizer, data and the check of both; nothing is written."""
         cast(OptimizerSettings, config.train.optimizer).require(config)
+        cast(StrategySettings, config.parallel).require(config)
         renderer = self.models.renderer(config.model)
         objective = cast(Objective, config.objective)
         if config.data.streaming:
@@ -230,9 +232,9 @@ class Factory:
         if config.evaluate.metrics:
             metrics |= self.evaluator.answers(trained.model, ready.renderer, ready.data.held_out, config.evaluate)
         metrics["peak_memory_bytes"] = peak_memory_bytes()
+        with refused_writes_of(folder / "the tuned model"):
+            trained.save(folder)
         if trained.strategy.rank == 0:
-            with refused_writes_of(folder / "the tuned model"):
-                trained.save(folder)
             write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             fold(folder)
             plot_loss(folder)
@@ -242,12 +244,33 @@ class Factory:
         return metrics
 
 
-def _require_same(strategy: Strategy, data_id: str) -> None:
-    """Refuse ranks that do not have the same rows; raises DataError."""
+@contextmanager
+def _names_lost(strategy: Strategy) -> Iterator[None]:
+    """Say of an error of torch which other rank is its cause, where it is one."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise strategy.lost(error) or error from None
+
+
+def _require_same(strategy: Strategy, claim: Claim) -> None:
+    """Refuse ranks that do not have the same config or rows.
+
+    Raises:
+        ConfigError: names the sections that differ.
+        DataError: the rows do.
+    """
     import torch
 
-    mine = torch.frombuffer(bytearray.fromhex(data_id), dtype=torch.uint8)
-    if not all(torch.equal(mine, other) for other in strategy.gather(mine)):
+    def differ(mine: str) -> list[int]:
+        """The ranks that have another hash than the first."""
+        first, *others = strategy.gather(torch.frombuffer(bytearray.fromhex(mine), dtype=torch.uint8))
+        return [rank for rank, other in enumerate(others, 1) if not torch.equal(first, other)]
+
+    for section, settings in claim.config.items():
+        if ranks := differ(fingerprint([json.dumps(settings, sort_keys=True)])):
+            raise ConfigError(f"rank {ranks[0]} was given another {section} than rank 0; start all with one config")
+    if differ(claim.data):
         raise DataError(
             "data: the processes have prepared different rows, as where each has asked a model of its own; "
             "make files of them first, with luthier data clean or luthier data augment"
@@ -303,7 +326,7 @@ def _observe(
 
 
 def _counts(job: Job) -> str:
-    count, total = count_parameters(job.trained.model)
+    count, total = job.parameters
     return f"{count:,} of {total:,} parameters ({100 * count / total:.2f} %) for {job.total_steps} steps"
 
 

@@ -141,6 +141,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "auto": "luthier.distributed.auto:Auto",
         "single": "luthier.distributed.single:Single",
         "ddp": "luthier.distributed.ddp:Ddp",
+        "fsdp": "luthier.distributed.fsdp:Fsdp",
+        "tensor": "luthier.distributed.tensor:TensorParallel",
+        "pipeline": "luthier.distributed.pipeline:Pipeline",
+        "sequence": "luthier.distributed.sequence:SequenceParallel",
+        "deepspeed": "luthier.distributed.deepspeed:DeepSpeed",
     },
     "metric": {
         "exact_match": "luthier.evaluate.metrics:ExactMatch",

@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from luthier.cli import chat, check, compare, config, data, doctor, evaluate, migrate, models, plugins, train
-from luthier.errors import Interrupted, LuthierError, UserError
+from luthier.errors import Interrupted, LuthierError, ProcessLost, UserError
 
 app = typer.Typer(
     name="luthier",
@@ -41,10 +41,13 @@ def main() -> None:
     except LuthierError as error:
         rank = os.environ.get("RANK", "0")
         everywhere = error.exit_status in (UserError.exit_status, Interrupted.exit_status)
-        if rank == "0" or not everywhere:  # all ranks meet the same mistake, and one says it
+        if str(error) and (rank == "0" or not everywhere):  # all ranks meet the same mistake, and one says it
             sys.stdout.flush()
             where = "" if rank == "0" else f" on rank {rank}"
             print(error if isinstance(error, Interrupted) else f"error{where}: {error}", file=sys.stderr)
+        if isinstance(error, ProcessLost):  # what torch does at the end of a process waits for the lost one
+            sys.stderr.flush()
+            os._exit(error.exit_status)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

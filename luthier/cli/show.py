@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from luthier.data.processor import Prepared
     from luthier.train.check import Report, Sample
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
+"""Of several processes the first one speaks."""
 TRAINED = "bold green"
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 COLOURS = {"warning": "yellow", "note": "cyan"}

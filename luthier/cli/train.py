@@ -41,8 +41,17 @@ def train(
         typer.Option("--allow-changes", help="Go on with an unfinished run although config or data have changed."),
     ] = False,
     devices: Annotated[int, typer.Option(help="Processes to train with on this machine.", min=1)] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines that are all given this command.", min=1)] = 1,
+    rendezvous: Annotated[str, typer.Option(help="Where they meet: HOST:PORT of one of them.")] = "",
+    max_restarts: Annotated[
+        int, typer.Option("--max-restarts", help="How often all start again where one process was lost.", min=0)
+    ] = 0,
 ) -> None:
     """Fine-tune a model; an interrupted run of the same config continues by itself."""
+    from luthier.drive.launch import ATTEMPT, recognise
+
+    recognise()
+    restart = restart and os.environ.get(ATTEMPT, "0") == "0"
     run = read_any(config, overrides or [], devices=devices, quiet=devices > 1 and not dry_run)
     if dry_run:
         _dry_run(run, restart=restart, allow_changes=allow_changes)
@@ -50,10 +59,15 @@ def train(
     said = {"--restart": restart, "--allow-changes": allow_changes}
     if all(said.values()):
         raise UserError("--restart begins anew, --allow-changes goes on: say one of them")
-    if devices > 1:
-        from luthier.drive.launch import launch
+    if bool(rendezvous) != (nodes > 1):
+        raise UserError("--nodes and --rendezvous belong together: --nodes 2 --rendezvous HOST:29400, on each of them")
+    if (devices, nodes, max_restarts) != (1, 1, 0):
+        from luthier.drive import launch
 
-        sys.exit(launch(devices, ["train", config, *(overrides or []), *(name for name in said if said[name])]))
+        arguments = ["train", config, *(overrides or []), *(name for name in said if said[name])]
+        if nodes > 1:
+            sys.exit(launch.join(nodes, rendezvous, devices, arguments, restarts=max_restarts))
+        sys.exit(launch.launch(devices, arguments, restarts=max_restarts))
     fine_tune(run, restart=restart, allow_changes=allow_changes)
 
 

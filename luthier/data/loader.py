@@ -75,9 +75,10 @@ class Loader:
         layout: Layout,
         rank: int = 0,
         ranks: int = 1,
+        multiple: int = 1,
     ) -> None:
         self.examples, self.batch_size, self.seed, self.layout = examples, batch_size, seed, layout
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.multiple = rank, ranks, multiple
 
     @property
     def steps_per_epoch(self) -> int:
@@ -147,5 +148,6 @@ class Loader:
 
     def micro_batches(self, examples: Sequence[Example]) -> tuple[Batch, ...]:
         """This rank's share of some rows."""
-        share = plan([self.layout.size(example) for example in examples], self.layout, ranks=self.ranks)[self.rank]
+        sizes = [self.layout.size(example) for example in examples]
+        share = plan(sizes, self.layout, ranks=self.ranks, multiple=self.multiple)[self.rank]
         return tuple(lay_out([examples[i] for i in group], self.layout) for group in share)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -121,6 +121,12 @@ class Batch:
     contents: tuple[Content, ...] = ()
     step: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What a model is called with."""
+        packed = {} if self.pieces is None else {"pieces": self.pieces}
+        return {"input_ids": self.ids, "position_ids": self.positions, **packed}
+
     def column(self, name: str) -> Tensor:
         """A further number for each target `[N]`; empty where nothing is asked."""
         return self.columns[name] if len(self.targets) else self.targets.weight
@@ -155,14 +161,16 @@ class Layout:
         return len(example.sequences) * max(map(len, example.sequences))
 
 
-def plan(lengths: Sequence[int], layout: Layout, *, ranks: int) -> list[list[list[int]]]:
-    """Which examples go where: `[rank][micro-batch][index into lengths]`.
+def plan(lengths: Sequence[int], layout: Layout, *, ranks: int, multiple: int = 1) -> list[list[list[int]]]:
+    """Which examples go where: `[rank][micro-batch][index into lengths]`; micro-batches in multiples of a number.
 
     Examples are sorted by length, filled into micro-batches under the layout's limits, and dealt to the ranks by load.
     Every rank gets the same number of micro-batches (some may be empty), so that collective calls always match.
     """
     bins = _fill(lengths, layout)
-    while len(bins) < ranks and any(len(b) > 1 for b in bins):  # no rank idles while another has rows to spare
+    while len(bins) < ranks * multiple and any(
+        len(b) > 1 for b in bins
+    ):  # no rank idles while another has rows to spare
         largest = max(bins, key=lambda b: (len(b) > 1, sum(lengths[i] for i in b)))
         bins.remove(largest)
         bins += [largest[::2], largest[1::2]]
@@ -172,7 +180,7 @@ def plan(lengths: Sequence[int], layout: Layout, *, ranks: int) -> list[list[lis
         rank = loads.index(min(loads))
         shares[rank].append(group)
         loads[rank] += sum(lengths[i] for i in group)
-    count = max(len(share) for share in shares)
+    count = -(-max(len(share) for share in shares) // multiple) * multiple
     return [share + [[]] * (count - len(share)) for share in shares]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from luthier.distributed.ddp import Ddp
+from luthier.distributed.mesh import world
 from luthier.distributed.single import Single
 from luthier.distributed.strategy import Strategy
 from luthier.plugins import Part
+
+if TYPE_CHECKING:
+    from luthier.config import RunConfig
 
 
 class Auto(Part):
@@ -17,11 +20,15 @@ class Auto(Part):
     type: Literal["auto"] = "auto"
 
     def _choice(self) -> Ddp | Single:
-        return Ddp() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Single()
+        return Ddp() if world() > 1 else Single()
 
     def open(self) -> Strategy:
         """Open the chosen strategy."""
         return self._choice().open()
+
+    def require(self, config: RunConfig) -> None:
+        """As the chosen strategy does."""
+        self._choice().require(config)
 
     def ranks(self) -> int:
         """Of the chosen strategy."""

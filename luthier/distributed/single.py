@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
-from luthier.distributed.strategy import LossOf, Movable, clip_gradients, pick_device, update
-from luthier.errors import UserError
+from luthier.distributed.mesh import world
+from luthier.distributed.strategy import Around, LossOf, Movable, Of, Sums, clip_gradients, pick_device, update
+from luthier.errors import ProcessLost, UserError
 from luthier.plugins import Part
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from luthier.config import RunConfig
 
 
 class Single(Part):
@@ -26,9 +29,12 @@ class Single(Part):
         Raises:
             UserError: several processes were started, which would all do the same work in the same folder.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if world() > 1:
             raise UserError("parallel: single in several processes; write parallel: auto or ddp, or start one process")
         return SingleStrategy(pick_device(0))
+
+    def require(self, config: RunConfig) -> None:
+        """Works with everything."""
 
     def ranks(self) -> int:
         """One."""
@@ -38,28 +44,40 @@ class Single(Part):
 class SingleStrategy:
     """The plain way to do everything; every other strategy must equal it."""
 
-    rank = 0
-    ranks = 1
+    rank, ranks = 0, 1
+    share, shares = 0, 1
+    cut = False
+    micro_batches = 1
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def prepare(self, model: nn.Module) -> nn.Module:
+    def prepare(self, model: nn.Module, around: Around) -> nn.Module:
         """Move the model."""
         return model.to(self.device)
+
+    def adopt(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """As it is."""
+        return optimizer
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The values."""
         return list(values)
 
-    def forward_backward(self, model: nn.Module, batches: Sequence[Movable], loss_of: LossOf) -> float:
+    def forward_backward(
+        self, model: nn.Module, batches: Sequence[Movable], loss_of: LossOf
+    ) -> tuple[float, dict[str, float]]:
         """One micro-batch after the other."""
-        total = 0.0
+        sums = Sums()
         for batch in batches:
-            loss = loss_of(model, batch.to(self.device))
+            loss, found = loss_of(model, batch.to(self.device))
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        return total
+            sums.add({"": loss, **found})
+        return sums.found.pop("", 0.0), sums.found
+
+    def measure(self, model: nn.Module, batches: Iterable[Movable], of: Of) -> dict[str, float]:
+        """One after the other."""
+        return Sums.of(model, batches, of, self.device).found
 
     def clip(self, model: nn.Module, max_norm: float | None) -> float:
         """Over all gradients."""
@@ -77,8 +95,28 @@ class SingleStrategy:
         """The tensor."""
         return [tensor]
 
+    def whole(self, tensor: Tensor) -> Tensor:
+        """It is."""
+        return tensor
+
+    def part(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """All of it."""
+        return tensor
+
+    def gathered(self, model: nn.Module, *, frozen: bool, write: bool = False) -> AbstractContextManager[None]:
+        """They are."""
+        return nullcontext()
+
+    def merged(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """They are all here."""
+        return dict(tensors)
+
     def barrier(self) -> None:
         """Nothing to wait for."""
+
+    def lost(self, error: Exception) -> ProcessLost | None:
+        """There are none."""
+        return None
 
     def close(self) -> None:
         """Nothing to give back."""

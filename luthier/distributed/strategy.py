@@ -1,7 +1,7 @@
 """A strategy runs a step on one or many devices.
 
 What it does: places and wraps the model, runs forward and backward over this rank's micro-batches, sums numbers over
-ranks, clips and steps.
+ranks, clips and steps, and makes whole tensors of those it has cut.
 What it must not know: texts, rows, what a loss means. It is handed a function from (model, batch) to a loss that is
 already divided by the units of the whole step, so gradients are **summed** over ranks, never averaged.
 How to add one: one file here with a settings class whose `open` makes it, one line in `plugins.BUILT_IN["strategy"]`.
@@ -10,40 +10,74 @@ How to add one: one file here with a settings class whose `open` makes it, one l
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from luthier.errors import ProcessLost
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from luthier.config import RunConfig
 
-LossOf = Callable[["nn.Module", Any], "Tensor"]
-"""From the model and a micro-batch to its share of the step's loss."""
+
+Found = Mapping[str, "Tensor"]
+"""Numbers by name that were made of a micro-batch."""
+Of = Callable[["nn.Module", Any], Found]
+LossOf = Callable[["nn.Module", Any], tuple["Tensor", Found]]
+"""From the model and a micro-batch to its share of the step's loss, and what is reported besides."""
+
+
+Around = Callable[["nn.Module", Any], AbstractContextManager[Any]]
+"""From the model and a micro-batch to what is around each pass: its arithmetic, its noise."""
 
 
 class Movable(Protocol):
-    """A micro-batch, of which a strategy knows nothing but how to put it on a device."""
+    """A micro-batch, of which a strategy knows how to put it on a device, and what the model is called with."""
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """`input_ids` and `position_ids` `[B, T]`, and what attention needs besides."""
 
     def to(self, device: torch.device) -> Movable:
         """The same on a device."""
 
 
 class Strategy(Protocol):
-    """One rank's view of the devices."""
+    """One rank's view of the devices.
+
+    `share` of `shares` says which of the rows of a step are this rank's; ranks that hold parts of one copy of the
+    model have the same. `cut` says that no rank holds the whole model. The micro-batches of a step come in multiples of
+    `micro_batches`.
+    """
 
     rank: int
     ranks: int
+    share: int
+    shares: int
+    cut: bool
+    micro_batches: int
     device: torch.device
 
-    def prepare(self, model: nn.Module) -> nn.Module:
+    def prepare(self, model: nn.Module, around: Around) -> nn.Module:
         """Move the model to its device and wrap it; call once, after the adapter is attached."""
 
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all ranks."""
+    def adopt(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimizer as this strategy steps it; call once, behind `prepare`."""
 
-    def forward_backward(self, model: nn.Module, batches: Sequence[Movable], loss_of: LossOf) -> float:
-        """Gradients of the sum of all losses, added up over micro-batches and ranks; returns that sum."""
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over all shares."""
+
+    def forward_backward(
+        self, model: nn.Module, batches: Sequence[Movable], loss_of: LossOf
+    ) -> tuple[float, dict[str, float]]:
+        """Gradients of the sum of all losses, over micro-batches and shares; returns it, and the sums of the rest."""
+
+    def measure(self, model: nn.Module, batches: Iterable[Movable], of: Of) -> dict[str, float]:
+        """Numbers of micro-batches without gradients, summed over them and all shares."""
 
     def clip(self, model: nn.Module, max_norm: float | None) -> float:
         """Scale gradients so that their norm is at most `max_norm`; returns the norm before."""
@@ -57,8 +91,23 @@ class Strategy(Protocol):
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """A CPU tensor of every rank, in the order of ranks; all have one shape."""
 
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A tensor that may be cut, as a whole; asked by all ranks together."""
+
+    def part(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """Of a whole tensor what this rank holds of `like`, which may be cut; the reverse of `whole`."""
+
+    def gathered(self, model: nn.Module, *, frozen: bool, write: bool = False) -> AbstractContextManager[None]:
+        """The model with whole parameters, frozen ones too or not; with `write`, what is put into them is kept."""
+
+    def merged(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By name what ranks hold of one copy of the model, on the first rank; asked by all ranks together."""
+
     def barrier(self) -> None:
         """Wait for every rank."""
+
+    def lost(self, error: Exception) -> ProcessLost | None:
+        """What an error says of the other ranks: that one hangs, or has ended; None: nothing."""
 
     def close(self) -> None:
         """Give the devices back."""
@@ -70,11 +119,41 @@ class StrategySettings(Protocol):
 
     type: str
 
+    def require(self, config: RunConfig) -> None:
+        """Raise UserError for a run that this strategy cannot do; nothing was loaded yet."""
+
     def open(self) -> Strategy:
         """Join the other ranks and choose this rank's device."""
 
     def ranks(self) -> int:
         """How many processes train together, without joining them."""
+
+
+class Sums:
+    """Numbers of micro-batches by name, added up."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, float] = {}
+
+    @classmethod
+    def of(cls, model: nn.Module, batches: Iterable[Movable], of: Of, device: torch.device) -> Sums:
+        """Of all batches, without gradients."""
+        import torch
+
+        sums = cls()
+        for batch in batches:
+            with torch.no_grad():
+                sums.add(of(model, batch.to(device)))
+        return sums
+
+    def add(self, found: Found) -> None:
+        """Of one micro-batch."""
+        for name, value in found.items():
+            self.found[name] = self.found.get(name, 0.0) + float(value.detach())
+
+    def over(self, total: Callable[[Sequence[float]], list[float]]) -> dict[str, float]:
+        """Summed over all who have added up theirs."""
+        return dict(zip(self.found, total(list(self.found.values())), strict=True))
 
 
 def pick_device(local_rank: int | None = None) -> torch.device:
@@ -91,6 +170,12 @@ def clip_gradients(model: nn.Module, max_norm: float | None) -> float:
 
     grads = [p for p in model.parameters() if p.grad is not None]
     return float(torch.nn.utils.clip_grad_norm_(grads, float("inf") if max_norm is None else max_norm))
+
+
+def local(tensor: Any) -> Any:
+    """Of a tensor that may be cut the piece that this rank holds."""
+    known = sys.modules.get("torch.distributed.tensor")  # where nothing is cut, it need not be loaded
+    return tensor.to_local() if known is not None and isinstance(tensor, known.DTensor) else tensor
 
 
 def update(optimizer: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from luthier.config import EvaluateConfig
 from luthier.data.pack import Example, Layout
 from luthier.data.render import Renderer
+from luthier.distributed.strategy import Strategy
 from luthier.evaluate.generate import Answered, answer_all, question
 from luthier.evaluate.loss import objective_loss
 from luthier.evaluate.metrics import Metric
@@ -25,7 +26,14 @@ class EvaluatorLike(Protocol):
     """What `Factory(evaluator=...)` takes."""
 
     def loss(
-        self, model: Any, forward: Forward, objective: Objective, examples: Sequence[Example], layout: Layout
+        self,
+        model: Any,
+        forward: Forward,
+        objective: Objective,
+        examples: Sequence[Example],
+        layout: Layout,
+        *,
+        strategy: Strategy,
     ) -> dict[str, float]:
         """Measurements of held-out rows during and after training; `loss` among them chooses the best checkpoint."""
 
@@ -39,10 +47,17 @@ class Evaluator:
     """The built-in evaluator."""
 
     def loss(
-        self, model: Any, forward: Forward, objective: Objective, examples: Sequence[Example], layout: Layout
+        self,
+        model: Any,
+        forward: Forward,
+        objective: Objective,
+        examples: Sequence[Example],
+        layout: Layout,
+        *,
+        strategy: Strategy,
     ) -> dict[str, float]:
         """The objective's `loss` and metrics per unit; `perplexity` where its units are tokens."""
-        found = objective_loss(model, forward, objective, examples, layout)
+        found = objective_loss(model, forward, objective, examples, layout, strategy=strategy)
         return found | {"perplexity": math.exp(min(found["loss"], 700.0))} if objective.counts_tokens else found
 
     def answers(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from luthier.data.pack import Batch, Example, Layout, lay_out, plan
+from luthier.distributed.strategy import Strategy
 from luthier.models.output import Forward
 from luthier.objectives.base import Objective
 
@@ -46,37 +47,34 @@ def row_losses(
 
 
 def objective_loss(
-    model: nn.Module, forward: Forward, objective: Objective, examples: Sequence[Example], layout: Layout
+    model: nn.Module,
+    forward: Forward,
+    objective: Objective,
+    examples: Sequence[Example],
+    layout: Layout,
+    *,
+    strategy: Strategy,
 ) -> dict[str, float]:
     """`loss` and the objective's metrics, each per unit over all examples. The model is put into evaluation mode."""
-    units = 0
 
-    def measured(batch: Batch) -> dict[str, Tensor]:
-        nonlocal units
-        units += objective.units(batch)
+    def noticed(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        return objective.statistics(forward(model, batch), batch)
+
+    def measured(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         batch = replace(batch, step=noted)
         total, extra = objective.loss(forward(model, batch), batch)
-        return {"loss": total, **extra}
+        return {"": torch.tensor(float(objective.units(batch))), "loss": total, **extra}
 
-    beside = [example.companion for example in examples if example.companion]
-    noted = _sums(model, beside, layout, lambda batch: objective.statistics(forward(model, batch), batch))
-    sums = _sums(model, examples, layout, measured)
-    return {name: value / max(units, 1) for name, value in sums.items()}
+    def batches(examples: Sequence[Example]) -> Iterator[Batch]:
+        groups = plan([layout.size(example) for example in examples], layout, ranks=strategy.shares)
+        return (lay_out([examples[i] for i in group], layout) for group in groups[strategy.share])
 
-
-def _sums(
-    model: nn.Module, examples: Sequence[Example], layout: Layout, of: Callable[[Batch], Mapping[str, Tensor]]
-) -> dict[str, float]:
-    """Numbers of batches, summed over all examples."""
-    sums: dict[str, float] = {}
-    device = next(model.parameters()).device
     model.eval()
-    for group in plan([layout.size(example) for example in examples], layout, ranks=1)[0]:
-        with torch.no_grad():
-            found = of(lay_out([examples[i] for i in group], layout).to(device))
-        for name, value in found.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return sums
+    beside = [example.companion for example in examples if example.companion]
+    noted = strategy.measure(model, batches(beside), noticed) if beside else {}
+    sums = strategy.measure(model, batches(examples), measured)
+    units = sums.pop("")
+    return {name: value / max(units, 1) for name, value in sums.items()}
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:

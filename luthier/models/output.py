@@ -144,10 +144,11 @@ class Forward:
 
         hook = self.head.register_forward_hook(listen) if self.scoring else self.head.register_forward_pre_hook(take)
         try:
-            packed = {} if batch.pieces is None else {"pieces": batch.pieces}
-            placed = {} if self.virtual else {"position_ids": batch.positions}  # peft counts for itself
-            with autocast(self.precision, batch.ids.device), self._noise(model, batch):
-                result = model(input_ids=batch.ids, use_cache=False, **placed, **packed)
+            inputs = batch.inputs
+            if self.virtual:
+                inputs.pop("position_ids")  # peft counts for itself
+            with self.around(model, batch):
+                result = model(use_cache=False, **inputs)
         finally:
             hook.remove()
         output = Output(
@@ -163,6 +164,12 @@ class Forward:
         if self.plain_head:
             return replace(output, hidden=taken[0], head=self.head)
         return replace(output, logits=result.logits)
+
+    @contextmanager
+    def around(self, model: nn.Module, batch: Batch) -> Iterator[None]:
+        """The arithmetic and the noise of one pass."""
+        with autocast(self.precision, batch.ids.device), self._noise(model, batch):
+            yield
 
     @contextmanager
     def _noise(self, model: nn.Module, batch: Batch) -> Iterator[None]:

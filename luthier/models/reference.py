@@ -37,7 +37,7 @@ def with_columns(
     """
     ends = np.cumsum([example.supervised for example in examples])
     found: dict[str, np.ndarray] = {}
-    for group in plan([layout.size(example) for example in examples], layout, ranks=strategy.ranks)[strategy.rank]:
+    for group in plan([layout.size(example) for example in examples], layout, ranks=strategy.shares)[strategy.share]:
         with torch.no_grad():  # a rank with nothing to do asks of a blank, and so learns the names
             said = ask(lay_out([examples[i] for i in group], layout).to(strategy.device))
         cuts = np.cumsum([examples[i].supervised for i in group])[:-1]

@@ -103,9 +103,9 @@ class Rollouts:
 
     def draw(self, examples: Sequence[Example], samples: int, temperature: float, *, place: tuple[int, int]) -> Drawn:
         """Answers to prompts and their rewards; every rank draws its share and gets all."""
-        mine = [i for i in range(len(examples)) if i % self.strategy.ranks == self.strategy.rank]
+        mine = [i for i in range(len(examples)) if i % self.strategy.shares == self.strategy.share]
         prompts = [examples[i].sequences[0].ids.tolist() for i in mine for _ in range(samples)]
-        seed = int(np.random.SeedSequence([self.loader.seed, *place, self.strategy.rank]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.loader.seed, *place, self.strategy.share]).generate_state(1)[0])
         sampling = Sampling(self.objective.max_new_tokens, temperature, seed=seed)
         answers: list[list[int]] = [[]] * len(prompts)
         for i, ids in self.engine.complete(prompts, sampling):

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from luthier.adapters.base import Adapter, trainable
 from luthier.data.loader import LoaderLike
-from luthier.distributed.strategy import Strategy
+from luthier.distributed.strategy import Strategy, local
 from luthier.errors import StorageError, TrainingError
 from luthier.models.output import without_value_head
 from luthier.system.files import PREFIX, atomic_folder, sha256_of
@@ -55,32 +56,43 @@ class Trained:
     scaler: LossScaler | None = None
 
     def save(self, folder: Path) -> None:
-        """The trained weights and the tokenizer, as plain libraries load them."""
-        with without_value_head(self.model):
-            self.adapter.save(self.model, folder)
-        self.tokenizer.save_pretrained(folder)
+        """The trained weights and the tokenizer, as plain libraries load them: all ranks ask, the first one writes."""
+        with self._whole(), without_value_head(self.model):
+            if self.strategy.rank == 0:
+                self.adapter.save(self.model, folder)
+                self.tokenizer.save_pretrained(folder)
 
-    def checkpoint(self, folder: Path) -> None:
-        """As `save`, and besides whatever training goes on with exactly."""
+    @contextmanager
+    def checkpoint(self) -> Iterator[Callable[[Path], None]]:
+        """As `save`, and besides whatever training goes on with exactly: all ranks ask, the first one writes."""
         with evaluation_weights(self.optimizer):  # which remembers those of training, where they differ
-            with without_value_head(self.model) as head:
-                self.adapter.checkpoint(self.model, folder)
-            save_file(optimizer_tensors(self.optimizer, self.model), folder / "optimizer.safetensors")
+            memory = self.strategy.merged(optimizer_tensors(self.optimizer, self.model, self.strategy.whole))
+            with self._whole():
+                yield lambda folder: self._write(folder, memory)
+
+    def _write(self, folder: Path, memory: Mapping[str, Tensor]) -> None:
+        with without_value_head(self.model) as head:
+            self.adapter.checkpoint(self.model, folder)
+        save_file(dict(memory), folder / "optimizer.safetensors")
         self.tokenizer.save_pretrained(folder)
-        memory = self.loader.memory()
+        kept = self.loader.memory()
         if head is not None:
             save_file(head.state_dict(), folder / VALUES)
-        if memory:
-            save_file(memory, folder / MEMORY)
+        if kept:
+            save_file(kept, folder / MEMORY)
         if self.scaler is not None:
             (folder / SCALER).write_text(json.dumps(self.scaler.state()), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Put the weights of a checkpoint back."""
-        with without_value_head(self.model) as head:
+        with self._whole(write=True), without_value_head(self.model) as head:
             self.adapter.load(self.model, folder)
-        if head is not None:
-            head.load_state_dict(load_file(folder / VALUES))
+            if head is not None:
+                head.load_state_dict(load_file(folder / VALUES))
+
+    def _whole(self, *, write: bool = False) -> AbstractContextManager[None]:
+        """The model with whole weights, as far as they are kept."""
+        return self.strategy.gathered(self.model, frozen=self.adapter.trains_base, write=write)
 
 
 class Checkpoints:
@@ -105,16 +117,23 @@ class Checkpoints:
             StorageError: the disk refused; earlier checkpoints are intact.
         """
         _require_finite(state, trained, self.newest)
-        random = trained.strategy.gather(random_state(trained.strategy.device))
-        if trained.strategy.rank == 0 and self._state(state.step) != state:
-            with _says_how_much(trained), atomic_folder(self.path(state.step)) as folder:
-                trained.checkpoint(folder)
-                save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
-                (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
-                sums = {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-                (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-            self._remove_old(state)
-        trained.strategy.barrier()
+        strategy, first = trained.strategy, trained.strategy.rank == 0
+        random = strategy.gather(random_state(strategy.device))
+        if strategy.any(first and self._state(state.step) != state):
+            with trained.checkpoint() as write:
+                if first:
+                    self._write(state, trained, write, random)
+            if first:
+                self._remove_old(state)
+        strategy.barrier()
+
+    def _write(self, state: State, trained: Trained, write: Callable[[Path], None], random: Sequence[Tensor]) -> None:
+        with _says_how_much(trained), atomic_folder(self.path(state.step)) as folder:
+            write(folder)
+            save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
+            (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
+            sums = {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+            (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
     def _state(self, step: int) -> State | None:
         """The state that stands in the checkpoint of a step: it may be that of the same weights before skipped rows."""
@@ -145,7 +164,8 @@ class Checkpoints:
         state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
         trained.load(path)
         trained.loader.remember(load_file(path / MEMORY) if (path / MEMORY).exists() else {})
-        load_optimizer(trained.optimizer, trained.model, TensorFile(path / "optimizer.safetensors"))
+        memory = TensorFile(path / "optimizer.safetensors")
+        load_optimizer(trained.optimizer, trained.model, memory, trained.strategy.part)
         if trained.scaler is not None:
             trained.scaler.load(json.loads((path / SCALER).read_text(encoding="utf-8")))
         random = load_file(path / "random.safetensors")
@@ -167,9 +187,13 @@ class Checkpoints:
 
 def _require_finite(state: State, trained: Trained, newest: Callable[[], Path | None]) -> None:
     """Refuse to keep weights that are no numbers."""
-    largest = {n: torch.linalg.vector_norm(p.detach(), torch.inf) for n, p in trainable(trained.model).items()}
+    weights = {name: local(parameter.detach()) for name, parameter in trainable(trained.model).items()}
+    largest = {
+        name: torch.linalg.vector_norm(w, torch.inf) for name, w in weights.items() if w.numel() and not w.is_meta
+    }
     broken = [name for name, norm in largest.items() if not bool(norm.isfinite())]
-    if broken:
+    if trained.strategy.any(bool(broken)):
+        broken = broken or ["in another process"]
         raise TrainingError(
             f"after step {state.step} {len(broken)} weights are not finite ({broken[0]}); nothing of this was saved, "
             f"the last good checkpoint is {newest() or 'none'}. A lower learning rate or fp32 usually helps"

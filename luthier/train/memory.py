@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from luthier.distributed.strategy import local
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -30,4 +32,5 @@ def held(model: nn.Module, optimizer: torch.optim.Optimizer) -> Held:
 
 
 def _bytes(tensors: object) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)  # type: ignore[attr-defined]
+    pieces = map(local, tensors)  # type: ignore[call-overload]
+    return sum(piece.numel() * piece.element_size() for piece in pieces if not piece.is_meta)

@@ -71,16 +71,14 @@ def check_model(
     return findings or list(_definition(model, forward, data.train, layout))
 
 
-def check_training(
-    model: Any, forward: Forward, optimizer: torch.optim.Optimizer, examples: Sequence[Example], layout: Layout
-) -> list[Finding]:
-    """Of the model as it will be trained, before its first step; random numbers are drawn.
+def check_training(model: Any, forward: Forward, examples: Sequence[Example], layout: Layout) -> list[Finding]:
+    """Of the model as it will be trained, before its first step and before it is cut; random numbers are drawn.
 
-    Its trained weights get gradients, those of the definition, and are all in the optimizer; evaluation gives the same
-    twice; the reference of the rows is the model that training starts from. Where not even a few tokens fit into
-    memory, nothing is said: the loop explains that.
+    Its trained weights get gradients, those of the definition; evaluation gives the same twice; the reference of the
+    rows is the model that training starts from. Where not even a few tokens fit into memory, nothing is said: the loop
+    explains that.
     """
-    findings = list(_forgotten(model, optimizer))
+    findings: list[Finding] = []
     try:
         for check in (_reached, _repeatable, _slopes, _reference):
             if not any(finding.level == "error" for finding in findings):  # the first is the cause of the others
@@ -168,13 +166,14 @@ def _reference(model: Any, forward: Forward, examples: Sequence[Example], layout
 # ---- gradients ---------------------------------------------------------------------------------------------------
 
 
-def _forgotten(model: Any, optimizer: torch.optim.Optimizer) -> Iterable[Finding]:
+def check_optimizer(model: Any, optimizer: torch.optim.Optimizer) -> list[Finding]:
     """Every trained weight is in the optimizer."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [name for name, parameter in trainable(model).items() if id(parameter) not in held]
-    if missing:
-        message = f"{len(missing)} weights are to be trained that the optimizer does not have: {named(missing)}"
-        yield Finding("error", "optimizer", f"{message}; they would stay as they are")
+    if not missing:
+        return []
+    message = f"{len(missing)} weights are to be trained that the optimizer does not have: {named(missing)}"
+    return [Finding("error", "optimizer", f"{message}; they would stay as they are")]
 
 
 def _reached(model: Any, forward: Forward, examples: Sequence[Example], layout: Layout) -> Iterable[Finding]:

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from luthier.config import TrainConfig
 from luthier.data.loader import LoaderLike, Step
 from luthier.data.pack import Batch
+from luthier.distributed.strategy import LossOf, Strategy
 from luthier.errors import OutOfMemory
 from luthier.models.output import Forward
 from luthier.objectives.base import Objective
@@ -50,6 +50,8 @@ class Job:
     evaluate_every: int | None
     evaluate: Callable[[], Mapping[str, float]] | None
     observers: Sequence[Observer]
+    parameters: tuple[int, int] = (0, 0)
+    """How many are trained, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,7 @@ def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
         ]
     )
     rate = _set_learning_rate(job, state.step)
-    sums: dict[str, float] = {}
-    loss, norm, penalised = _gradients(job, step, units, sums)
+    loss, norm, penalised, sums = _gradients(job, step, units)
     scaler = job.trained.scaler
     overflowed = scaler is not None and scaler.overflowed()
     fault = None if overflowed else _fault(job, state, loss, norm)
@@ -91,7 +92,6 @@ def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
         return Skipped(state.past(epoch=step.epoch, position=step.position), reason)
     _update(job, state.step + 1, overflowed=overflowed)
     state = state.after(tokens=int(tokens), epoch=step.epoch, position=step.position, norm=norm)
-    reported = zip(sums, strategy.sum(list(sums.values())), strict=True)
     return Progress(
         state=state,
         total_steps=job.total_steps,
@@ -104,7 +104,7 @@ def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
         seconds=time.perf_counter() - started,
         metrics={
             **step.metrics,
-            **{name: value / units for name, value in reported},
+            **{name: value / units for name, value in sums.items()},
             **({} if scaler is None else {"loss_scale": scaler.scale, "skipped_steps": scaler.skipped}),
             **({} if penalised is None else {"penalty": penalised}),
             **({"skipped": state.skipped} if state.skipped else {}),
@@ -114,19 +114,18 @@ def run_step(job: Job, state: State, step: Step) -> Progress | Skipped:
     )
 
 
-def _gradients(job: Job, step: Step, units: float, sums: dict[str, float]) -> tuple[float, float, float | None]:
-    """Loss and gradient norm of a step, and the adapter's penalty in that loss, if it has one."""
+def _gradients(job: Job, step: Step, units: float) -> tuple[float, float, float | None, dict[str, float]]:
+    """Loss and gradient norm of a step, the adapter's penalty in that loss, if it has one, and what is reported."""
     strategy = job.trained.strategy
-    noted = statistics(job.objective, job.forward, job.model, step, strategy.device) if step.companions else {}
-    noted = dict(zip(noted, strategy.sum(list(noted.values())), strict=True))
+    noted = statistics(job.objective, job.forward, job.model, step, strategy) if step.companions else {}
     job.model.train()
     batches = [replace(batch, step=noted) for batch in step.micro_batches] if noted else step.micro_batches
     penalty = job.trained.adapter.penalty(job.trained.model)
-    loss = strategy.forward_backward(job.model, batches, _loss_of(job, units, sums, penalty))
+    loss, sums = strategy.forward_backward(job.model, batches, _loss_of(job, units, penalty))
     if job.trained.scaler is not None:
         loss = job.trained.scaler.unscale(job.trained.optimizer, loss)
     norm = strategy.clip(job.model, job.settings.max_grad_norm)
-    return loss, norm, None if penalty is None else float(penalty.detach())
+    return loss, norm, None if penalty is None else float(penalty.detach()), sums
 
 
 def _fault(job: Job, state: State, loss: float, norm: float) -> str | None:
@@ -159,37 +158,26 @@ def _update(job: Job, number: int, *, overflowed: bool) -> None:
         ) from error
 
 
-def _loss_of(
-    job: Job, units: float, sums: dict[str, float], penalty: Tensor | None
-) -> Callable[[nn.Module, Batch], Tensor]:
-    """The share of one micro-batch in the loss of the step; each rank's first carries its share of the penalty."""
-    once = [] if penalty is None else [penalty / job.trained.strategy.ranks]
+def _loss_of(job: Job, units: float, penalty: Tensor | None) -> LossOf:
+    """The part of one micro-batch in the loss of the step; the first of each share carries its part of the penalty."""
+    once = [] if penalty is None else [penalty / job.trained.strategy.shares]
 
-    def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+    def loss_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         output = job.forward(model, batch)
         total, extra = job.objective.loss(output, batch)
-        for name, value in extra.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
-        share = total / max(units, 1)
-        share = share + once.pop() if once else share
-        return share if job.trained.scaler is None else job.trained.scaler.scaled(share)
+        part = total / max(units, 1)
+        part = part + once.pop() if once else part
+        return part if job.trained.scaler is None else job.trained.scaler.scaled(part), extra
 
     return loss_of
 
 
 def statistics(
-    objective: Objective, forward: Forward, model: nn.Module, step: Step, device: torch.device
+    objective: Objective, forward: Forward, model: nn.Module, step: Step, strategy: Strategy
 ) -> dict[str, float]:
-    """What the objective takes from this rank's companions of a step; the model is put into evaluation mode."""
-    sums = dict[str, float]()
+    """What the objective takes from the companions of a step; the model is put into evaluation mode."""
     model.eval()
-    for batch in step.companions:
-        here = batch.to(device)
-        with torch.no_grad():
-            found = objective.statistics(forward(model, here), here)
-        for name, value in found.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return sums
+    return strategy.measure(model, step.companions, lambda m, batch: objective.statistics(forward(m, batch), batch))
 
 
 def _set_learning_rate(job: Job, step: int) -> float:

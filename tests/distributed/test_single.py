@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -33,20 +34,26 @@ class Numbers:
     def to(self, device: torch.device) -> Numbers:
         return self
 
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {}
 
-def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
+
+def loss_of(model: nn.Module, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """A loss, and two numbers besides, one of which not all batches have."""
     loss: torch.Tensor = (model(batch.values[:, None]) ** 2).sum()
-    return loss
+    rare = {"threes": torch.tensor(1.0)} if 3 in batch.values else {}
+    return loss, {"count": torch.tensor(float(len(batch.values))), **rare}
 
 
 def test_gradients_are_summed_over_micro_batches(strategy: SingleStrategy) -> None:
     torch.manual_seed(0)
-    model = strategy.prepare(nn.Linear(1, 1))
-    whole = strategy.forward_backward(model, [Numbers(1, 2, 3, 4)], loss_of)
+    model = strategy.prepare(nn.Linear(1, 1), lambda *_: nullcontext())
+    whole, found = strategy.forward_backward(model, [Numbers(1, 2, 3, 4)], loss_of)
     slopes = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
-    parts = strategy.forward_backward(model, [Numbers(1), Numbers(2, 3), Numbers(4)], loss_of)
-    assert parts == pytest.approx(whole, rel=1e-6)
+    parts, again = strategy.forward_backward(model, [Numbers(1), Numbers(2, 3), Numbers(4)], loss_of)
+    assert parts == pytest.approx(whole, rel=1e-6) and found == again == {"count": 4.0, "threes": 1.0}
     for parameter, slope in zip(model.parameters(), slopes, strict=True):
         torch.testing.assert_close(parameter.grad, slope)
 
@@ -71,9 +78,27 @@ def test_a_step_forgets_its_gradients(strategy: SingleStrategy) -> None:
     assert not torch.equal(model.weight, before) and all(p.grad is None for p in model.parameters())
 
 
+def test_measuring_leaves_no_gradients(strategy: SingleStrategy) -> None:
+    model = nn.Linear(1, 1)
+    found = strategy.measure(
+        model, iter([Numbers(1), Numbers(2, 3)]), lambda m, batch: {"all": m(batch.values[:, None]).sum()}
+    )
+    assert found == {"all": pytest.approx(float(model(torch.tensor([[1.0], [2], [3]])).sum()))}
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_alone(strategy: SingleStrategy) -> None:
     assert strategy.sum([1.5, 2]) == [1.5, 2] and strategy.any(True) and not strategy.any(False)
     (only,) = strategy.gather(torch.arange(3))
     assert torch.equal(only, torch.arange(3))
+    model, tensor = nn.Linear(1, 1), torch.arange(3)
+    optimizer = torch.optim.SGD(model.parameters())
+    assert strategy.adopt(model, optimizer) is optimizer and strategy.lost(RuntimeError("closed by peer")) is None
+    assert strategy.whole(tensor) is strategy.part(tensor, tensor) is tensor and strategy.merged({"a": tensor}) == {
+        "a": tensor
+    }
+    weight = model.weight
+    with strategy.gathered(model, frozen=True, write=True):
+        assert model.weight is weight
     strategy.barrier()
     strategy.close()

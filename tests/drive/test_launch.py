@@ -13,6 +13,7 @@ import pytest
 
 from luthier.drive import launch as launching
 from luthier.drive.launch import launch
+from luthier.errors import UserError
 
 STUB = """
 import os, signal, sys, time
@@ -77,3 +78,43 @@ def test_one_signal_asks_every_process(stub: Callable[[int, str], int], tmp_path
     )
     assert stub(2, line) == 130
     assert [(tmp_path / f"asked{rank}").read_text() for rank in (0, 1)] == ["x", "x"]
+
+
+def test_a_lost_process_is_started_again(
+    stub: Callable[[int, str], int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As often as was said; what ends with a mistake of the user's would end so again."""
+    line = "os.kill(os.getpid(), 9) if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and rank == '1' else None"
+    assert stub(2, line) == 137
+    assert launch(2, [str(tmp_path), line], restarts=1) == 0
+    assert capfd.readouterr().err.count("rank 1 was ended by SIGKILL") == 2
+    assert launch(1, [str(tmp_path), "sys.exit(2)"], restarts=3) == 2
+    assert "starting again" not in capfd.readouterr().err
+
+
+SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "20007"}
+SRUN = SLURM | {"SLURM_STEP_ID": "0", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.5"}
+MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (SRUN, {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "20007"}),
+        (SLURM, {}),
+        (SRUN | {"SLURM_NTASKS": "1"}, {}),
+        (SRUN | {"RANK": "0"}, {}),
+        (MPI | {"MASTER_ADDR": "a"}, {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_PORT": "20000"}),
+        ({}, {}),
+    ],
+    ids=["srun", "a process started by hand", "one process", "torchrun", "mpirun", "alone"],
+)
+def test_others_that_start_processes_are_recognised(given: dict[str, str], found: dict[str, str]) -> None:
+    environment = dict(given)
+    launching.recognise(environment)
+    assert environment == given | found
+
+
+def test_mpirun_says_not_where_the_first_is() -> None:
+    with pytest.raises(UserError, match="set MASTER_ADDR to the machine of the first of them"):
+        launching.recognise(dict(MPI))

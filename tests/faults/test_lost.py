@@ -39,11 +39,11 @@ def forgetful(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int], bool]) -> 
     """An evaluator for which memory does not suffice at some of its calls; returns the limits it was called with."""
     real, limits = Evaluator.loss, list[int]()
 
-    def loss(self: Evaluator, model: Any, forward: Any, objective: Any, rows: Any, layout: Any) -> Any:
+    def loss(self: Evaluator, model: Any, forward: Any, objective: Any, rows: Any, layout: Any, **more: Any) -> Any:
         limits.append(layout.tokens)
         if fails(len(limits)):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, model, forward, objective, rows, layout)
+        return real(self, model, forward, objective, rows, layout, **more)
 
     monkeypatch.setattr(Evaluator, "loss", loss)
     return limits
@@ -191,7 +191,7 @@ def worse_and_worse(monkeypatch: pytest.MonkeyPatch, first: float = 1.0) -> None
     """Each evaluation is worse than the one before, so that the first is the best."""
     said = [first]
 
-    def loss(self: Evaluator, *_: Any) -> dict[str, float]:
+    def loss(self: Evaluator, *_: Any, **__: Any) -> dict[str, float]:
         said.append(said[-1] + 1)
         return {"loss": said[-1]}
 

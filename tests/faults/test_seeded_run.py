@@ -35,16 +35,17 @@ def test_mean_of_means(caught: Callable[..., None]) -> None:
     from luthier.train import step
 
     def plant(patch: Patch) -> None:
-        def loss_of(job: Any, units: float, sums: Any, penalty: Any) -> Any:
+        def loss_of(job: Any, units: float, penalty: Any) -> Any:
             def share(model: Any, batch: Any) -> Any:
-                return job.objective.loss(job.forward(model, batch), batch)[0] / max(job.objective.units(batch), 1)
+                loss, _ = job.objective.loss(job.forward(model, batch), batch)
+                return loss / max(job.objective.units(batch), 1), {}
 
             return share
 
         real = SingleStrategy.forward_backward
 
-        def mean(self: Any, model: Any, batches: Any, share: Any) -> float:
-            return real(self, model, batches, lambda model, batch: share(model, batch) / len(batches))
+        def mean(self: Any, model: Any, batches: Any, share: Any) -> Any:
+            return real(self, model, batches, lambda model, batch: (share(model, batch)[0] / len(batches), {}))
 
         patch.setattr(step, "_loss_of", loss_of)
         patch.setattr(SingleStrategy, "forward_backward", mean)

@@ -15,7 +15,7 @@ from luthier.data.render import Tokens
 from luthier.factory import Factory
 from luthier.models.output import Forward
 from luthier.train import proof
-from luthier.train.proof import WINDOW, check_training
+from luthier.train.proof import WINDOW, check_optimizer, check_training
 from tests.conftest import chat_rows
 from tests.objectives.conftest import labelled_rows, pair_rows, prompt_rows
 from tests.train.conftest import Make
@@ -37,14 +37,20 @@ VARIED: dict[str, tuple[list[Any], dict[str, Any]]] = {
 }
 
 
-def parts(config: Any) -> tuple[Any, Any, Any, Any, Any]:
+def parts(config: Any) -> tuple[Any, Any, Any, Any]:
     """What `check_training` is given in a run."""
+    job, layout = built(config)
+    return job.trained.model, job.forward, job.loader.examples, layout
+
+
+def built(config: Any) -> tuple[Any, Any]:
+    """The job of a run, and its layout."""
     factory = Factory()
     ready = factory.prepare(config)
     assembly = Assembly(config, ready, config.parallel.open(), models=factory.models, evaluator=factory.evaluator)
     job = assembly.job()
     assert assembly.findings == []
-    return job.trained.model, job.forward, job.trained.optimizer, job.loader.examples, ready.layout
+    return job, ready.layout
 
 
 @pytest.mark.parametrize("kind", VARIED)
@@ -57,7 +63,16 @@ def test_nothing_is_found_and_nothing_left_behind(run_config: Make, kind: str) -
     assert check_training(*given) == []
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not model.training and all(p.grad is None for p in model.parameters())
-    assert model.config._attn_implementation == attention and not given[2].state
+    assert model.config._attn_implementation == attention
+
+
+def test_a_weight_that_the_optimizer_has_not(run_config: Make) -> None:
+    job, _ = built(run_config())
+    model, optimizer = job.trained.model, job.trained.optimizer
+    assert check_optimizer(model, optimizer) == []
+    optimizer.param_groups[0]["params"].pop()
+    (found,) = check_optimizer(model, optimizer)
+    assert found.name == "optimizer" and found.message.startswith("1 weights are to be trained that the optimizer")
 
 
 def test_a_run_is_as_without_it(run_config: Make, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +140,7 @@ def test_half_of_a_gradient_is_missed(run_config: Make, monkeypatch: pytest.Monk
 
 def test_a_reference_that_dropout_touched(run_config: Make) -> None:
     """A few hundredths of a nat are enough."""
-    model, forward, optimizer, examples, layout = parts(run_config(pair_rows(9), objective="dpo"))
+    model, forward, examples, layout = parts(run_config(pair_rows(9), objective="dpo"))
     generator = np.random.default_rng(0)
 
     def touched(example: Any) -> Any:
@@ -133,5 +148,5 @@ def test_a_reference_that_dropout_touched(run_config: Make) -> None:
         noise = generator.normal(0, 0.03, len(column)).astype(np.float32)
         return replace(example, columns={"reference": column + noise})
 
-    (found,) = check_training(model, forward, optimizer, [*map(touched, examples)], layout)
+    (found,) = check_training(model, forward, [*map(touched, examples)], layout)
     assert found.name == "reference" and "at step 0 they must be the same" in found.message

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from luthier.adapters.base import Adapter, trainable
+from luthier.distributed.strategy import local
 from luthier.errors import UserError
 from luthier.train.optim.base import Group
 
@@ -26,15 +27,16 @@ def parameter_groups(
     """
     outside = _embeddings_and_head(model)
     depth = _Depth(model) if layer_decay != 1 else None
-    found: dict[tuple[float, float, bool], dict[str, nn.Parameter]] = {}
+    found: dict[tuple[float, float, bool, bool], dict[str, nn.Parameter]] = {}
     for name, parameter in trainable(model).items():
         bias = name.rpartition(".")[2].endswith("bias")  # experts have one row of biases each
         decay = 0.0 if parameter.ndim < 2 or bias else weight_decay
         scale = adapter.learning_rate_scale(name) * (layer_decay ** depth(name, parameter) if depth else 1.0)
         matrix = parameter.ndim == 2 and min(parameter.shape) > 1 and not bias
         hidden = matrix and id(parameter) not in outside
-        found.setdefault((decay, scale, hidden), {})[name] = parameter
-    return [Group(parameters, *key) for key, parameters in found.items()]
+        cut = local(parameter) is not parameter  # libraries take a group at once, all cut or none
+        found.setdefault((decay, scale, hidden, cut), {})[name] = parameter
+    return [Group(parameters, *key[:3]) for key, parameters in found.items()]
 
 
 def _embeddings_and_head(model: Any) -> set[int]:

@@ -27,8 +27,10 @@ _KINDS: dict[str, tuple[torch.dtype, Callable[[Any], Number]]] = {
 }
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """All that the optimizer remembers.
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, model: nn.Module, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> dict[str, Tensor]:
+    """All that the optimizer remembers; `whole` makes whole tensors of cut ones.
 
     Raises:
         CheckpointError: it remembers something that is neither tensor, number, nor an object that holds those.
@@ -37,7 +39,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
     found = dict(_tensor("", *item) for item in _numbers(optimizer).items())
     for parameter, entries in optimizer.state.items():
         name = names[cast(nn.Parameter, parameter)]
-        found.update(_tensor(name, entry, value) for entry, value in _flat(entries))
+        uncut = {entry: whole(value) if isinstance(value, Tensor) else value for entry, value in entries.items()}
+        found.update(_tensor(name, entry, value) for entry, value in _flat(uncut))
     seen: set[int] = set()
     for key, tensor in found.items():  # a file holds no tensor twice, and libraries share some (tables of 8-bit values)
         if tensor.untyped_storage().data_ptr() in seen:
@@ -46,8 +49,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
     return found
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    part: Callable[[Tensor, Tensor], Tensor] = lambda tensor, like: tensor,
+) -> None:
     """Put back what `optimizer_tensors` returned; of a `TensorFile`, one tensor after the other is held.
+
+    `part` takes of a whole tensor what is held of a parameter.
 
     Raises:
         CheckpointError: it belongs to other parameters.
@@ -66,8 +76,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: 
         if name not in parameters:
             raise CheckpointError(f"the checkpoint's optimizer knows {name!r}, which this run does not train")
         parameter = parameters[name]
+        if parameter.is_meta:  # another process holds it
+            continue
         stays = entry == "step" and parameter not in on_device
         value = tensors[key]
+        value = part(value, parameter) if value.shape == parameter.shape else value
         own_copy = value.clone() if stays or value.device == parameter.device else value.to(parameter.device)
         _put(optimizer.state[parameter], *_entry(entry, own_copy))
     if isinstance(optimizer, Wrapped):

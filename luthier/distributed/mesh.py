@@ -1,0 +1,180 @@
+"""The mesh: which processes do what together. Every axis of it has its one owner here.
+
+From the outermost to the innermost: `pipeline` (stages of layers), `data` (whole copies of the model), `shard` (copies
+that are cut into pieces), `sequence` (parts of long rows), `tensor` (parts of each layer). Neighbours in the innermost
+axis talk most, so they are neighbours on the machine. Copies, whole or cut, share the rows of a step; all other
+processes of a copy see the same rows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from math import prod
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import ProcessLost, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.distributed.device_mesh import DeviceMesh
+
+GONE = re.compile(r"(closed|reset) by peer|Broken pipe|Connection refused", re.IGNORECASE)
+LATE = re.compile(r"timed out|timeout", re.IGNORECASE)
+"""How torch says that another process has ended, or does not answer."""
+START = "luthier train CONFIG --devices 2"
+
+
+def world() -> int:
+    """How many processes were started for this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """The size of each axis; 0 for the one that takes what is left."""
+
+    pipeline: int = 1
+    data: int = 1
+    shard: int = 1
+    sequence: int = 1
+    tensor: int = 1
+
+    def over(self, processes: int) -> Axes:
+        """The same with every size known.
+
+        Raises:
+            UserError: so many processes cannot be cut like this.
+        """
+        sizes: dict[str, int] = asdict(self)
+        fixed = {name: size for name, size in sizes.items() if size > 1}
+        taken = prod(fixed.values())
+        open_axis = next((name for name, size in sizes.items() if size == 0), None)
+        said = " x ".join(f"{name} {size}" for name, size in fixed.items()) or "one process"
+        if open_axis is None and taken != processes:
+            raise UserError(
+                f"parallel: {said} takes {taken} processes, {processes} were started; write --devices {taken}"
+            )
+        if open_axis is not None and processes % taken:
+            nearest = max(processes // taken, 1) * taken
+            raise UserError(
+                f"parallel: {said} does not divide {processes} processes; start {nearest} or {nearest + taken} of them"
+            )
+        return self if open_axis is None else replace(self, **{open_axis: processes // taken})
+
+
+class Mesh:
+    """The place of this process among all."""
+
+    def __init__(self, axes: Axes, device: torch.device, *, timeout_seconds: float = 1800) -> None:
+        """Join the processes that torchrun describes.
+
+        Raises:
+            UserError: the process was not started by torchrun or its like, or the sizes do not fit.
+        """
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            raise UserError(f"parallel: this needs several processes; start it with: {START}")
+        self.axes, self.device = axes.over(world()), device
+        import torch.distributed as dist
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.rendezvous import rendezvous
+
+        self._joined = not dist.is_initialized()  # else the caller has joined them, for several runs
+        self.timeout = timedelta(seconds=timeout_seconds)
+        self._board: Any = None
+        """Where each process says what it begins, for those that wait in vain."""
+        self._begun, self._lost = 0, False
+        if self._joined:
+            self._board, rank, size = next(rendezvous("env://", timeout=self.timeout))
+            kind = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(kind, store=self._board, rank=rank, world_size=size, timeout=self.timeout)
+        sizes: dict[str, int] = asdict(self.axes)
+        self.all: DeviceMesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.shares = self.axes.data * self.axes.shard
+        self.share = self.place("data") * self.axes.shard + self.place("shard")
+        self._sharing = self.all["data", "shard"]._flatten("shares").get_group()
+
+    def place(self, axis: str) -> int:
+        """Where on an axis this process stands."""
+        return int(self.all.get_local_rank(axis))
+
+    def begins(self, what: str) -> None:
+        """Note what this process does next, with the time and how much it has begun so far."""
+        self._begun += 1
+        if self._board is not None:
+            self._board.set(f"luthier/{self.rank}", f"{self._begun}\n{time.strftime('%H:%M:%S')}\n{what}")
+
+    def lost(self, error: Exception) -> ProcessLost | None:
+        """What an error of torch says of the other processes: one hangs, and what it last began, or one has ended."""
+        self._lost = True
+        if GONE.search(str(error)):
+            return ProcessLost("")
+        if not LATE.search(str(error)) or self._board is None:
+            return None
+        begun: dict[int, tuple[int, str, str]] = {}
+
+        def read() -> None:
+            for rank in range(self.ranks):
+                count, at, what = self._board.get(f"luthier/{rank}").decode().split("\n")
+                begun[rank] = (int(count), at, what)
+
+        reader = Thread(target=read, daemon=True)  # the first process holds the board; if it hangs, reading does too
+        reader.start()
+        reader.join(min(self.timeout.total_seconds(), 10.0))
+        waited = f"nothing was heard within {self.timeout.total_seconds():g} s (parallel.timeout_seconds)"
+        if len(begun) < self.ranks:
+            return ProcessLost(f"{waited}: rank 0 hangs; the last checkpoint is intact")
+        late = min(begun, key=lambda rank: begun[rank][0])
+        if self.rank != min(rank for rank in begun if rank != late):
+            return ProcessLost("")  # one says it for all
+        _, at, what = begun[late]
+        here = begun[self.rank][2]
+        return ProcessLost(
+            f"{waited}: rank {late} hangs in {what}, since {at}; the others wait for it in {here}. The last checkpoint "
+            "is intact"
+        )
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """All-reduce over the processes that share the rows, in float64."""
+        import torch
+        import torch.distributed as dist
+
+        self.begins("a sum over ranks")
+        tensor = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, group=self._sharing)
+        return [float(value) for value in tensor]
+
+    def any(self, flag: bool) -> bool:  # noqa: FBT001
+        """Whether any process says yes."""
+        import torch
+        import torch.distributed as dist
+
+        self.begins("a question to all ranks")
+        tensor = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return bool(tensor)
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """All-gather over all processes, on the device."""
+        import torch
+        import torch.distributed as dist
+
+        self.begins("gathering from all ranks")
+        here = tensor.to(self.device)
+        parts = [torch.empty_like(here) for _ in range(self.ranks)]
+        dist.all_gather(parts, here)
+        return [part.cpu() for part in parts]
+
+    def close(self) -> None:
+        """Leave the others, unless the caller had joined them."""
+        import torch.distributed as dist
+
+        if self._joined and not self._lost:  # else it would wait for the lost one
+            dist.destroy_process_group()

@@ -1,0 +1,203 @@
+"""Every strategy learns what one process learns, and goes on from what another has saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.parallel import MOST, apart, together
+from tests.conftest import build_model, chat_rows
+from tests.objectives.conftest import labelled_rows, pair_rows
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "fsdp": {"type": "fsdp"},
+    "tensor": {"type": "tensor"},
+    "pipeline": {"type": "pipeline"},
+    "interleaved": {"type": "pipeline", "schedule": "interleaved"},
+    "zero-bubble": {"type": "pipeline", "schedule": "zero-bubble"},
+    "zbv": {"type": "pipeline", "schedule": "zbv"},
+    "sequence": {"type": "sequence"},
+    "deepspeed 2": {"type": "deepspeed", "stage": 2},
+    "deepspeed 3": {"type": "deepspeed", "stage": 3},
+}
+COMBINED: dict[str, dict[str, Any]] = {
+    "fsdp x data": {"type": "fsdp", "shard": 2},
+    "tensor x data": {"type": "tensor", "tensor": 2},
+    "pipeline x data": {"type": "pipeline", "pipeline": 2},
+    "sequence x shard": {"type": "sequence", "sequence": 2, "shard": 2},
+}
+CASES: dict[str, Any] = {
+    "lora": ("llama", "lora", "sft", {"packing": True}, {"micro_batch_tokens": 150, "learning_rate": 1e-3}),
+    "full": ("qwen3", "full", "dpo", {"packing": False}, {"micro_batch_size": 2, "learning_rate": 1e-4}),
+}
+MAIN = ("lora", "full")
+PACKED, SLOWLY = {"packing": True}, {"micro_batch_tokens": 150, "learning_rate": 1e-4}
+ALL = ["fsdp", "tensor", "pipeline", "sequence", "deepspeed 2"]
+TOGETHER: dict[str, list[str]] = {
+    "freeze": ALL,
+    "bottleneck": ["fsdp", "pipeline", "sequence", "deepspeed 2"],
+    "ia3": ["fsdp", "pipeline", "sequence", "deepspeed 2"],
+    "vera": ["fsdp", "sequence", "deepspeed 2"],
+    "lion": ["fsdp", "tensor", "pipeline", "sequence"],
+    "schedule-free": ["fsdp", "tensor", "sequence"],
+    "kto": ["fsdp", "tensor", "pipeline", "sequence"],
+    "distill": ["fsdp", "tensor", "pipeline"],
+    "reward": ["fsdp", "tensor"],
+    "simpo": ["fsdp", "tensor", "pipeline", "sequence", "deepspeed 2"],
+}
+"""What else a strategy takes, each once."""
+CASES |= {
+    "freeze": ("llama", {"type": "freeze", "last_layers": 2}, "sft", PACKED, SLOWLY),
+    **{
+        kind: ("llama", kind, "sft", PACKED, SLOWLY | {"learning_rate": 1e-3}) for kind in ("bottleneck", "ia3", "vera")
+    },
+    "lion": ("llama", "lora", "sft", PACKED, SLOWLY | {"optimizer": "lion"}),
+    "schedule-free": ("llama", "lora", "sft", PACKED, SLOWLY | {"optimizer": "schedule-free", "schedule": "constant"}),
+    "kto": ("llama", "lora", "kto", PACKED, SLOWLY),
+    "distill": ("llama", "lora", {"type": "distill", "teacher": "qwen3"}, PACKED, SLOWLY),
+    "reward": ("llama", "lora", "reward", PACKED, SLOWLY),
+    "simpo": ("llama", "lora", "simpo", PACKED, SLOWLY),
+}
+ROWS = {"kto": "kto", "reward": "dpo", "simpo": "dpo", "dpo": "dpo"}
+CHAINS = {
+    "fsdp, one process, fsdp": ({"type": "fsdp"}, None, {"type": "fsdp"}),
+    "fsdp, ddp": ({"type": "fsdp"}, {"type": "ddp"}),
+    "ddp, pipeline": ({"type": "ddp"}, {"type": "pipeline"}),
+    "pipeline, tensor": ({"type": "pipeline"}, {"type": "tensor"}),
+    "tensor, sequence": ({"type": "tensor"}, {"type": "sequence"}),
+}
+"""What trains the steps up to 2, up to 4 and to the end; None is one process."""
+
+
+class Home:
+    """A folder with models and rows, in which runs are trained."""
+
+    def __init__(self, folder: Path, tokenizer: Any) -> None:
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
+        self.folder = folder
+        llama = build_model(len(tokenizer), num_hidden_layers=4)
+        shape = {key: getattr(llama.config, key) for key in ("vocab_size", "hidden_size", "intermediate_size")}
+        shape |= {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+        for name, model in {"llama": llama, "qwen3": Qwen3ForCausalLM(Qwen3Config(**shape))}.items():
+            model.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+        for name, rows in {"sft": chat_rows(24), "dpo": pair_rows(24), "kto": labelled_rows(24)}.items():
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def config(self, case: str, name: str, parallel: Mapping[str, Any] | None) -> str:
+        """Writes the config of a run, and returns its file."""
+        model, adapter, objective, data, train = CASES[case]
+        if "teacher" in objective:
+            objective = {**objective, "teacher": str(self.folder / objective["teacher"])}
+        rows = "sft" if isinstance(objective, dict) else ROWS.get(objective, "sft")
+        tree = {
+            "model": str(self.folder / model),
+            "data": {"train": [str(self.folder / f"{rows}.jsonl")], "held_out": 0.2, "cache": False, **data},
+            "adapter": adapter,
+            "objective": objective,
+            "train": {"batch_size": 6, "max_steps": 6, "epochs": 9, "evaluate_every": "3 steps", **train},
+            "parallel": dict(parallel or {"type": "auto"}),
+            "output": {"dir": str(self.run(case, name)), "final": "last"},
+        }
+        file = self.folder / f"{name}-{case}.json"
+        file.write_text(json.dumps(tree), encoding="utf-8")
+        return str(file)
+
+    def run(self, case: str, name: str) -> Path:
+        """Where a run is."""
+        return self.folder / f"{name}-{case}.run"
+
+    def require_equal(self, case: str, name: str) -> None:
+        """A run is that of one process."""
+        refused = self.folder / f"{name}-{case}.refused"
+        assert not refused.exists(), refused.read_text()
+        far = apart(self.run(case, "one"), self.run(case, name))
+        assert all(far[key] <= MOST[key] for key in MOST), far
+
+
+def installed(strategies: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those whose library is there."""
+    import importlib.util
+
+    there = importlib.util.find_spec("deepspeed") is not None
+    return {name: s for name, s in strategies.items() if there or s["type"] != "deepspeed"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Home:
+    """With the runs of one process."""
+    home = Home(tmp_path_factory.mktemp("home"), tokenizer)
+    together(1, [home.config(case, "one", None) for case in CASES])
+    return home
+
+
+@pytest.fixture(scope="module")
+def two(home: Home) -> Home:
+    """With the runs of two processes."""
+    chosen = [home.config(case, name, s) for name, s in installed(STRATEGIES).items() for case in MAIN]
+    there = installed(STRATEGIES)
+    more = [home.config(case, name, there[name]) for case, names in TOGETHER.items() for name in names if name in there]
+    together(2, chosen + more)
+    return home
+
+
+@pytest.fixture(scope="module")
+def four(home: Home) -> Home:
+    """With the runs of four processes."""
+    together(4, [home.config(case, name, strategy) for name, strategy in COMBINED.items() for case in MAIN])
+    return home
+
+
+@pytest.fixture(scope="module")
+def chained(home: Home) -> Home:
+    """With runs that have changed hands."""
+    for turn in range(3):
+        for ranks in (1, 2):
+            entries = []
+            for name, chain in CHAINS.items():
+                if turn < len(chain) and (chain[turn] is None) == (ranks == 1):
+                    until = f"@{2 * turn + 2}" if turn < len(chain) - 1 else ""
+                    entries += [home.config(case, name, chain[turn]) + until for case in MAIN]
+            if entries:
+                together(ranks, entries)
+    return home
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MAIN)
+@pytest.mark.parametrize("name", installed(STRATEGIES))
+def test_two_processes_equal_one(two: Home, name: str, case: str) -> None:
+    """Losses, held-out losses, gradient norms, and the weights that are kept."""
+    two.require_equal(case, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "name"), [(case, name) for case, names in TOGETHER.items() for name in names])
+def test_what_else_goes_together(two: Home, name: str, case: str) -> None:
+    """Adapters, optimizers and objectives."""
+    if name not in installed(STRATEGIES):
+        pytest.skip("its library is not installed")
+    two.require_equal(case, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MAIN)
+@pytest.mark.parametrize("name", COMBINED)
+def test_four_processes_equal_one(four: Home, name: str, case: str) -> None:
+    """Two axes at once."""
+    four.require_equal(case, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MAIN)
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_run_changes_hands(chained: Home, name: str, case: str) -> None:
+    """Saved under one strategy, gone on with under another, on another number of processes."""
+    chained.require_equal(case, name)
+    steps = [json.loads(line)["step"] for line in (chained.run(case, name) / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
