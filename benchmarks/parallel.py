@@ -150,7 +150,12 @@ def together(ranks: int, files: Sequence[str]) -> None:
         )
         for n in range(ranks)
     ]  # fmt: skip
-    if any(codes := [process.wait() for process in started]):
+    try:
+        codes = [process.wait() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    if any(codes):
         print(codes, file=sys.stderr)
         raise SystemExit(f"a process of {ranks} failed")
 

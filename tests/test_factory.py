@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,9 +16,11 @@ import luthier
 from luthier.config import ModelConfig
 from luthier.data.conversation import Message
 from luthier.data.processor import DataProcessor, Prepared
-from luthier.errors import DataError, OutputError
-from luthier.factory import Ready, Stages, _require_same
+from luthier.distributed.strategy import Strategy
+from luthier.errors import ConfigError, DataError, OutputError
+from luthier.factory import Claim, Ready, Stages, _require_same
 from luthier.models.load import ModelLoader
+from luthier.tracking.run import RunFolder
 from luthier.train.state import State
 from luthier.train.step import Job
 
@@ -73,7 +76,7 @@ def test_every_part_can_be_another_object(run_config: Callable[..., Any], tmp_pa
             return replace(job.state, step=7, tokens=70)
 
     class Evaluator:
-        def loss(self, *arguments: Any) -> dict[str, float]:
+        def loss(self, *arguments: Any, strategy: Any) -> dict[str, float]:
             return {"loss": 1.5}
 
         def answers(self, *arguments: Any) -> dict[str, float]:
@@ -157,10 +160,24 @@ def test_the_same_seed_gives_the_same_run(run_config: Callable[..., Any], tmp_pa
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_processes_must_have_the_same_rows() -> None:
-    def strategy(*others: int) -> Any:
-        return SimpleNamespace(gather=lambda mine: [mine, *(mine + other for other in others)])
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({}, None),
+        ({"train": {"epochs": 2}}, "rank 1 was given another train than rank 0"),
+        ({"data": "cd" * 32}, "the processes have prepared different rows"),
+    ],
+)
+def test_processes_must_have_the_same_config_and_rows(other: dict[str, Any], said: str | None) -> None:
+    """The first process says a hash of each, and the other its own."""
+    heard: list[Any] = []
 
-    _require_same(strategy(0, 0), "ab" * 32)
-    with pytest.raises(DataError, match="the processes have prepared different rows"):
-        _require_same(strategy(0, 1), "ab" * 32)
+    def claim(train: Any, data: str) -> Claim:
+        return Claim(cast(RunFolder, None), {"model": {"path": "x"}, "train": train}, data, [])
+
+    listening = SimpleNamespace(gather=lambda mine: heard.append(mine) or [mine])
+    _require_same(cast(Strategy, listening), claim({"epochs": 1}, "ab" * 32))
+    heard.reverse()
+    speaking = SimpleNamespace(gather=lambda mine: [heard.pop(), mine])
+    with pytest.raises((ConfigError, DataError), match=said) if said else nullcontext():
+        _require_same(cast(Strategy, speaking), claim(**({"train": {"epochs": 1}, "data": "ab" * 32} | other)))

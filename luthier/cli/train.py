@@ -62,6 +62,11 @@ def train(
     if bool(rendezvous) != (nodes > 1):
         raise UserError("--nodes and --rendezvous belong together: --nodes 2 --rendezvous HOST:29400, on each of them")
     if (devices, nodes, max_restarts) != (1, 1, 0):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                f"{os.environ['WORLD_SIZE']} processes were started already, as by torchrun or srun; leave out "
+                "--devices, --nodes and --max-restarts"
+            )
         from luthier.drive import launch
 
         arguments = ["train", config, *(overrides or []), *(name for name in said if said[name])]

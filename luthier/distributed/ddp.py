@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, cast
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.distributed.mesh import Axes
-from luthier.distributed.strategy import Around, clip_gradients
+from luthier.distributed.strategy import Around, Found, LossOf, Movable, clip_gradients
 from luthier.distributed.together import Parallel, Together
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ class DdpStrategy(Together):
 
         return DistributedDataParallel(model.to(self.device))
 
-    def accumulate(self, model: Any, *, last: bool) -> AbstractContextManager[None]:
+    def go_through(self, model: Any, batch: Movable, loss_of: LossOf, *, last: bool) -> Found:
         """Only the last micro-batch talks."""
-        return nullcontext() if last else cast(AbstractContextManager[None], model.no_sync())
+        with nullcontext() if last else model.no_sync():
+            return super().go_through(model, batch, loss_of, last=last)
 
     def clip(self, model: nn.Module, max_norm: float | None) -> float:
         """Gradients are equal on all ranks, so each clips alone."""

@@ -6,14 +6,14 @@ clips and steps by itself; here it is told when, and gradients are made sums aga
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.distributed.mesh import Axes, Mesh
-from luthier.distributed.strategy import Around, Found, LossOf, Movable, Of, Sums
+from luthier.distributed.strategy import Around, Found, LossOf, Movable, Of
 from luthier.distributed.together import Cut, Together
-from luthier.errors import MissingExtra
+from luthier.errors import MissingExtra, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,8 @@ class DeepSpeed(Cut):
     def require(self, config: RunConfig) -> None:
         """Needs deepspeed, and torch's AdamW."""
         super().require(config)
+        if self.offload == "all" and self.stage != 3:
+            raise UserError("parallel.offload: all needs weights that are cut; write stage: 3, or offload: optimizer")
         self.allow(config.train, "optimizer", ("adamw",), "parallel: fsdp")
         self.allow(config, "objective", ("sft", "pretrain", "dpo", "orpo", "simpo", "cpo"), "parallel: fsdp")
         try:
@@ -56,7 +58,6 @@ class ZeroStrategy(Together):
     def __init__(self, mesh: Mesh, settings: DeepSpeed) -> None:
         super().__init__(mesh)
         self.settings, self.cut = settings, settings.stage == 3
-        self.max_norm = 0.0
         self.engine: Any = None
 
     def prepare(self, model: nn.Module, around: Around) -> nn.Module:
@@ -83,27 +84,16 @@ class ZeroStrategy(Together):
             deepspeed.zero.register_external_parameter(whole, head.weight)
         return _optimizer(self, inner, model)
 
-    def forward_backward(
-        self, model: nn.Module, batches: Sequence[Movable], loss_of: LossOf
-    ) -> tuple[float, dict[str, float]]:
+    def go_through(self, model: nn.Module, batch: Movable, loss_of: LossOf, *, last: bool) -> Found:
         """DeepSpeed is told which micro-batch is the last."""
-        sums = Sums()
-        for number, batch in enumerate(batches):
-            self.engine.set_gradient_accumulation_boundary(number == len(batches) - 1)
-            loss, found = self.engine(loss_of, batch.to(self.device))
-            self.engine.backward(loss * self.shares, scale_wrt_gas=False)
-            sums.add({"": loss, **found})
-        total = sums.over(self.sum)
-        return total.pop(""), total
+        self.engine.set_gradient_accumulation_boundary(last)
+        loss, found = self.engine(loss_of, batch)
+        self.engine.backward(loss * self.averaged, scale_wrt_gas=False)
+        return {"": loss, **found}
 
     def measure(self, model: nn.Module, batches: Iterable[Movable], of: Of) -> dict[str, float]:
         """Through the engine's module."""
-
-        def inside(_: nn.Module, batch: Any) -> Found:
-            found: Found = self.engine.module(of, batch)
-            return found
-
-        return Sums.of(model, batches, inside, self.device).over(self.sum)
+        return super().measure(model, batches, lambda _, batch: self.engine.module(of, batch))
 
     def clip(self, model: nn.Module, max_norm: float | None) -> float:
         """DeepSpeed clips when it steps."""
@@ -156,10 +146,11 @@ def _optimizer(strategy: ZeroStrategy, zero: Any, model: nn.Module) -> torch.opt
         def __init__(self) -> None:
             super().__init__(zero.optimizer.param_groups, {})
             self.param_groups = zero.optimizer.param_groups
-            for group in self.param_groups:
-                for flat in group["params"]:  # there from the start, so that a checkpoint has where to go
-                    means = {name: torch.zeros_like(flat.detach()) for name in _Entries.NAMES}
-                    zero.optimizer.state[flat] = {"step": torch.zeros((), device=flat.device), **means}
+            flats = [flat for group in self.param_groups for flat in group["params"]]
+            for flat in getattr(zero, "fp32_partitioned_groups_flat", flats):  # of stage 3, which has them elsewhere
+                means = {name: torch.zeros_like(flat.detach()) for name in _Entries.NAMES}
+                # there from the start, so that a checkpoint has where to go
+                zero.optimizer.state[flat] = {"step": torch.zeros((), device=flat.device), **means}
             if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
                 zero._lazy_init_hp_params_optimizer_state()
             trained = [p for p in model.parameters() if p.requires_grad]
@@ -185,7 +176,6 @@ class _Entries(MutableMapping[str, Any]):
 
     def __init__(self, zero: Any, parameter: nn.Parameter) -> None:
         self.zero, self.parameter = zero, parameter
-        self.kept: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -200,6 +190,13 @@ class _Entries(MutableMapping[str, Any]):
         if name == "step":
             for state in self.zero.optimizer.state.values():
                 state["step"].copy_(value)
+        elif hasattr(self.parameter, "ds_id"):  # deepspeed's own way asks for sizes that the processes divide
+            piece, _ = self.zero._get_fp32_opt_state_partition(
+                self.parameter, release_swap_buffers=False, optim_state_key=name
+            )
+            start = piece.numel() * self.zero._get_param_partition_rank(self.parameter)
+            mine = value.flatten()[start : start + piece.numel()]
+            piece[: mine.numel()].copy_(mine)
         else:
             safe_set_full_optimizer_state(self.parameter, value, name)
 

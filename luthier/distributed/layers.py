@@ -103,6 +103,7 @@ class Layers:
 
         for place, module in enumerate([*self.every, self.head]):
             hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(behind(place))]
+        tokens = min(tokens, getattr(self.holder.config, "max_position_embeddings", tokens))
         ids = torch.zeros(1, tokens, dtype=torch.long, device=self.embedding.weight.device)
         try:
             with torch.no_grad():

@@ -12,8 +12,10 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import cache
 from math import prod
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -82,24 +84,23 @@ class Mesh:
             raise UserError(f"parallel: this needs several processes; start it with: {START}")
         self.axes, self.device = axes.over(world()), device
         import torch.distributed as dist
-        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.rendezvous import rendezvous
 
         self._joined = not dist.is_initialized()  # else the caller has joined them, for several runs
         self.timeout = timedelta(seconds=timeout_seconds)
         self._board: Any = None
         """Where each process says what it begins, for those that wait in vain."""
-        self._begun, self._lost = 0, False
+        self._begun, self._alone = 0, False
         if self._joined:
             self._board, rank, size = next(rendezvous("env://", timeout=self.timeout))
             kind = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(kind, store=self._board, rank=rank, world_size=size, timeout=self.timeout)
-        sizes: dict[str, int] = asdict(self.axes)
-        self.all: DeviceMesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+        self.all = _devices(device.type, self.axes)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.shares = self.axes.data * self.axes.shard
         self.share = self.place("data") * self.axes.shard + self.place("shard")
         self._sharing = self.all["data", "shard"]._flatten("shares").get_group()
+        self.begins("reading and rendering the data")
 
     def place(self, axis: str) -> int:
         """Where on an axis this process stands."""
@@ -113,24 +114,30 @@ class Mesh:
 
     def lost(self, error: Exception) -> ProcessLost | None:
         """What an error of torch says of the other processes: one hangs, and what it last began, or one has ended."""
-        self._lost = True
-        if GONE.search(str(error)):
-            return ProcessLost("")
-        if not LATE.search(str(error)) or self._board is None:
+        late = bool(LATE.search(str(error))) and self._board is not None
+        if not late and not GONE.search(str(error)):
             return None
+        self._alone = True
+        return self._late() if late else ProcessLost("")
+
+    def _late(self) -> ProcessLost:
+        """Which process hangs; empty where another one says it."""
         begun: dict[int, tuple[int, str, str]] = {}
 
         def read() -> None:
-            for rank in range(self.ranks):
-                count, at, what = self._board.get(f"luthier/{rank}").decode().split("\n")
-                begun[rank] = (int(count), at, what)
+            with suppress(RuntimeError):  # the process that holds it has ended, and said why
+                for rank in range(self.ranks):
+                    count, at, what = self._board.get(f"luthier/{rank}").decode().split("\n")
+                    begun[rank] = (int(count), at, what)
 
         reader = Thread(target=read, daemon=True)  # the first process holds the board; if it hangs, reading does too
         reader.start()
         reader.join(min(self.timeout.total_seconds(), 10.0))
         waited = f"nothing was heard within {self.timeout.total_seconds():g} s (parallel.timeout_seconds)"
-        if len(begun) < self.ranks:
+        if reader.is_alive():
             return ProcessLost(f"{waited}: rank 0 hangs; the last checkpoint is intact")
+        if len(begun) < self.ranks:
+            return ProcessLost("")
         late = min(begun, key=lambda rank: begun[rank][0])
         if self.rank != min(rank for rank in begun if rank != late):
             return ProcessLost("")  # one says it for all
@@ -176,5 +183,14 @@ class Mesh:
         """Leave the others, unless the caller had joined them."""
         import torch.distributed as dist
 
-        if self._joined and not self._lost:  # else it would wait for the lost one
+        if self._joined and not self._alone:  # else it would wait for the lost one
             dist.destroy_process_group()
+
+
+@cache
+def _devices(kind: str, axes: Axes) -> DeviceMesh:
+    """All processes along all axes; made once, since each has groups with threads of their own."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    sizes: dict[str, int] = asdict(axes)
+    return init_device_mesh(kind, tuple(sizes.values()), mesh_dim_names=tuple(sizes))

@@ -26,6 +26,7 @@ class Pipeline(Cut):
         """Of the objectives those that ask for words, and no answers on the way."""
         super().require(config)
         self.allow(config, "adapter", ("lora", "full", "freeze", "bottleneck", "ia3"), "parallel: fsdp")
+        self.require_plain_lora(config)
         self.allow(config.train, "optimizer", ("adamw", "lion"), "parallel: fsdp")
         if config.objective.type == "reward":
             raise UserError("parallel: pipeline has no head of one number at its end; write parallel: fsdp")

@@ -20,7 +20,7 @@ from torch.distributed import pipelining
 from luthier.distributed.layers import Layers, cut
 from luthier.distributed.mesh import Mesh
 from luthier.distributed.strategy import Around, LossOf, Movable, Of, Sums
-from luthier.distributed.together import Together, add_up, squares, swap
+from luthier.distributed.together import Together, add_up, squares, swapped
 
 SCHEDULES = {
     "gpipe": (pipelining.ScheduleGPipe, 1),
@@ -136,12 +136,8 @@ class PipelineStrategy(Together):
         """The gradient of a tied weight over its two ends, and all of them over copies."""
         weight = self.layers.embedding.weight
         if self.layers.tied and weight.requires_grad:
-            part = (
-                torch.zeros(weight.shape, device=self.device, dtype=weight.dtype)
-                if weight.grad is None
-                else weight.grad
-            )
-            dist.all_reduce(part, group=self.group)
+            nothing = torch.zeros(weight.shape, device=self.device, dtype=weight.dtype)
+            dist.all_reduce(nothing if weight.grad is None else weight.grad, group=self.group)
         if self.shares > 1:
             add_up([p.grad for p in model.parameters() if p.grad is not None], self.mesh.all.get_group("data"))
 
@@ -202,9 +198,8 @@ class PipelineStrategy(Together):
                 dist.broadcast(found, src=self.rank_of(self.home[name]), group=self.group)
             if parameter.is_meta and (write or self.rank == 0):
                 lent[parameter] = nn.Parameter(found.cpu(), requires_grad=parameter.requires_grad)
-        swap(model, lent)
-        yield
-        swap(model, {whole: empty for empty, whole in lent.items()})
+        with swapped(model, lent):
+            yield
 
     def merged(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the ranks of the first pipeline have, on its first rank."""

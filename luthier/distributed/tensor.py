@@ -37,6 +37,7 @@ class TensorParallel(Cut):
         """Of the adapters those that belong to a matrix."""
         super().require(config)
         self.allow(config, "adapter", ("lora", "full", "freeze"), "parallel: fsdp")
+        self.require_plain_lora(config)
         if getattr(config.adapter, "use_dora", False):
             raise UserError("parallel: tensor cannot measure the norms of whole columns; write adapter.use_dora: false")
 

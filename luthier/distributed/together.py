@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from luthier.distributed.mesh import Axes, Mesh, world
-from luthier.distributed.strategy import LossOf, Movable, Of, Sums, local, pick_device, update
+from luthier.distributed.strategy import Found, LossOf, Movable, Of, Sums, local, pick_device, update
 from luthier.errors import UserError
 from luthier.plugins import Part
 
@@ -69,6 +69,15 @@ class Cut(Parallel):
                 f"it takes {', '.join(allowed)}. Write one of them, or {instead}"
             )
 
+    def require_plain_lora(self, config: RunConfig) -> None:
+        """Refuse LoRA that computes with its matrices in another way than as layers, one behind the other."""
+        start = getattr(config.adapter, "init_lora_weights", "default")
+        if start in ("pissa", "olora"):
+            raise UserError(
+                f"adapter.init_lora_weights: {start} does not go with parallel: {self.type}; write default or "
+                "orthogonal, or parallel: fsdp"
+            )
+
 
 class Together:
     """One of several processes; each strategy writes what differs."""
@@ -89,21 +98,20 @@ class Together:
         """As it is."""
         return optimizer
 
-    def accumulate(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Around each micro-batch."""
-        return nullcontext()
+    def go_through(self, model: nn.Module, batch: Movable, loss_of: LossOf, *, last: bool) -> Found:
+        """Forward and backward through one micro-batch; undoes the mean over shares that torch makes."""
+        loss, found = loss_of(model, batch)
+        (loss * self.averaged).backward()  # type: ignore[no-untyped-call]
+        return {"": loss, **found}
 
     def forward_backward(
         self, model: nn.Module, batches: Sequence[Movable], loss_of: LossOf
     ) -> tuple[float, dict[str, float]]:
-        """Undoes the mean over shares that torch makes."""
+        """One micro-batch after the other."""
         sums = Sums()
-        for number, batch in enumerate(batches):
-            self.mesh.begins(f"the pass of micro-batch {number + 1} of {len(batches)}")
-            with self.accumulate(model, last=number == len(batches) - 1):
-                loss, found = loss_of(model, batch.to(self.device))
-                (loss * self.averaged).backward()  # type: ignore[no-untyped-call]
-            sums.add({"": loss, **found})
+        for number, batch in enumerate(batches, 1):
+            self.mesh.begins(f"the pass of micro-batch {number} of {len(batches)}")
+            sums.add(self.go_through(model, batch.to(self.device), loss_of, last=number == len(batches)))
         total = sums.over(self.sum)
         return total.pop(""), total
 
@@ -150,13 +158,12 @@ class Together:
 
         cut: dict[nn.Parameter, nn.Parameter] = {}
         for parameter in model.parameters():
-            if parameter.requires_grad or frozen:
-                found = self.whole(parameter.detach())
-                if found is not parameter and (write or self.rank == 0):
+            if (parameter.requires_grad or frozen) and local(parameter) is not parameter:
+                found = self.whole(parameter.detach())  # which all ranks make together
+                if write or self.rank == 0:
                     cut[parameter] = torch.nn.Parameter(found.cpu(), requires_grad=parameter.requires_grad)
-        swap(model, cut)
-        yield
-        swap(model, {whole: piece for piece, whole in cut.items()})
+        with swapped(model, cut):
+            yield
         if write:
             with torch.no_grad():
                 for piece, whole in cut.items():
@@ -174,12 +181,22 @@ class Together:
         dist.barrier()
 
 
-def swap(model: nn.Module, others: Mapping[nn.Parameter, nn.Parameter]) -> None:
-    """Put other parameters in the place of some, wherever those stand."""
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and parameter in others:
-                module._parameters[name] = others[parameter]
+@contextmanager
+def swapped(model: nn.Module, others: Mapping[nn.Parameter, nn.Parameter]) -> Iterator[None]:
+    """The model with other parameters in the place of some, wherever those stand."""
+    places = [
+        (module._parameters, name, parameter)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter in others
+    ]
+    try:
+        for held, name, parameter in places:
+            held[name] = others[parameter]
+        yield
+    finally:
+        for held, name, parameter in places:
+            held[name] = parameter
 
 
 def add_up(tensors: Sequence[Tensor], group: Any) -> None:
@@ -215,7 +232,7 @@ def squares(tensors: Sequence[Tensor], *, device: torch.device) -> Tensor:
         apart.setdefault(groups, []).append(local(tensor))
     total = torch.zeros((), dtype=torch.float64, device=device)
     for groups, pieces in apart.items():  # dicts keep the order, which is the same on all ranks
-        found = torch.stack(torch._foreach_norm(pieces)).double().square().sum()
+        found = torch.stack(torch._foreach_norm(pieces)).double().square().sum().to(device)
         for group in groups:
             dist.all_reduce(found, group=group)
         total += found

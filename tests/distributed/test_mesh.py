@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from math import prod
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,8 +55,10 @@ class Board(dict[str, bytes]):
 
 def mesh(rank: int, begun: Mapping[int, str], seconds: float = 9) -> Any:
     """One of three processes, with what each has begun."""
-    board = Board({f"luthier/{r}": text.encode() for r, text in begun.items()})
-    return SimpleNamespace(rank=rank, ranks=3, timeout=timedelta(seconds=seconds), _board=board)
+    made: Any = Mesh.__new__(Mesh)
+    made.rank, made.ranks, made.timeout, made._alone = rank, 3, timedelta(seconds=seconds), False
+    made._board = Board({f"luthier/{r}": text.encode() for r, text in begun.items()})
+    return made
 
 
 LATE = RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:86] Timed out waiting 9000ms for recv operation to complete")
@@ -70,24 +71,34 @@ def test_the_one_that_began_least_is_named() -> None:
         1: "6\n12:00:00\nthe pass of micro-batch 1 of 2",
         2: "7\n12:00:01\na sum",
     }
-    said = Mesh.lost(mesh(0, begun), LATE)
+    said = mesh(0, begun).lost(LATE)
     assert str(said) == (
         "nothing was heard within 9 s (parallel.timeout_seconds): rank 1 hangs in the pass of micro-batch 1 of 2, "
         "since 12:00:00; the others wait for it in a sum over ranks. The last checkpoint is intact"
     )
-    assert str(Mesh.lost(mesh(2, begun), LATE)) == ""
+    assert str(mesh(2, begun).lost(LATE)) == ""
     begun[0], begun[1] = begun[1], begun[0]
-    assert str(Mesh.lost(mesh(1, begun), LATE)).count("rank 0 hangs")
+    assert str(mesh(1, begun).lost(LATE)).count("rank 0 hangs")
 
 
 def test_the_first_takes_the_board_with_it() -> None:
-    assert "rank 0 hangs" in str(Mesh.lost(mesh(1, {}, seconds=0.2), LATE))
+    assert "rank 0 hangs" in str(mesh(1, {}, seconds=0.2).lost(LATE))
 
 
 @pytest.mark.parametrize("text", ["Connection closed by peer [127.0.0.1]:9", "Read error: Connection reset by peer"])
 def test_one_that_has_ended_says_why_itself(text: str) -> None:
-    assert str(Mesh.lost(mesh(0, {}), RuntimeError(text))) == ""
+    assert str(mesh(0, {}).lost(RuntimeError(text))) == ""
+
+
+def test_what_the_board_went_with_is_said_by_others() -> None:
+    """The process that holds it was named or has named one, and is gone."""
+    one = mesh(2, {})
+    one._board.get = lambda key: exec("raise RuntimeError('Connection reset by peer')")
+    assert str(one.lost(LATE)) == ""
 
 
 def test_other_errors_are_nobodys_fault() -> None:
-    assert Mesh.lost(mesh(0, {}), RuntimeError("shapes do not match")) is None
+    one = mesh(0, {}, seconds=0.2)
+    assert one.lost(RuntimeError("shapes do not match")) is None and not one._alone
+    one.lost(LATE)
+    assert one._alone  # and does not wait for others at its end

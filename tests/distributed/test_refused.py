@@ -54,6 +54,11 @@ def test_deepspeed_is_an_extra(run_config: Callable[..., Any], monkeypatch: pyte
         luthier.Factory().prepare(run_config(parallel={"type": "deepspeed"}))
 
 
+def test_weights_that_are_whole_cannot_be_elsewhere(run_config: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="write stage: 3, or offload: optimizer"):
+        luthier.Factory().prepare(run_config(parallel={"type": "deepspeed", "stage": 2, "offload": "all"}))
+
+
 @pytest.mark.parametrize("kind", CUT)
 def test_one_process_is_not_several(run_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):

@@ -86,21 +86,19 @@ def test_packing_contamination(run_config: Make, tmp_path: Path, tokenizer: Any,
 def test_dropout_in_evaluation(run_config: Make, caught: Callable[..., None], monkeypatch: Patch) -> None:
     from torch.nn.functional import dropout
 
-    from luthier.evaluate import loss
+    from luthier.distributed.single import SingleStrategy
 
     config = run_config(adapter={"type": "lora", "dropout": 0.1})
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.Dropout, "forward", lambda self, given: dropout(given, self.p))
         refused(config, "evaluation")
-    real = loss._sums
+    real = SingleStrategy.measure
 
-    def forgotten(model: Any, *given: Any) -> Any:
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.nn.Module, "eval", lambda self: self.train())
-            return real(model, *given)
+    def forgotten(self: Any, model: Any, *given: Any) -> Any:
+        return real(self, model.train(), *given)
 
     def plant(patch: Patch) -> None:
-        patch.setattr(loss, "_sums", forgotten)
+        patch.setattr(SingleStrategy, "measure", forgotten)
 
     caught(plant, test_resume.test_evaluation_and_saving_do_not_touch_the_run)
 

@@ -121,4 +121,5 @@ def loss_of(folder: Path) -> float:
     factory, objective = Factory(), cast(Objective, config.objective)
     ready = factory.prepare(config)
     model = factory.models.load(config.model)
-    return factory.evaluator.loss(model, Forward(model), objective, ready.data.held_out, ready.layout)["loss"]
+    given = (model, Forward(model), objective, ready.data.held_out, ready.layout)
+    return factory.evaluator.loss(*given, strategy=config.parallel.open())["loss"]

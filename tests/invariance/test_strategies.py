@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from benchmarks.parallel import MOST, apart, together
 from tests.conftest import build_model, chat_rows
 from tests.objectives.conftest import labelled_rows, pair_rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "fsdp": {"type": "fsdp"},
@@ -24,6 +27,17 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "deepspeed 2": {"type": "deepspeed", "stage": 2},
     "deepspeed 3": {"type": "deepspeed", "stage": 3},
 }
+
+
+def there(strategy: Mapping[str, Any] | None) -> bool:
+    """Whether its library is installed."""
+    needed = "deepspeed" if strategy is not None and strategy["type"] == "deepspeed" else "torch"
+    return importlib.util.find_spec(needed) is not None
+
+
+INSTALLED = {name: strategy for name, strategy in STRATEGIES.items() if there(strategy)}
+
+
 COMBINED: dict[str, dict[str, Any]] = {
     "fsdp x data": {"type": "fsdp", "shard": 2},
     "tensor x data": {"type": "tensor", "tensor": 2},
@@ -39,6 +53,13 @@ PACKED, SLOWLY = {"packing": True}, {"micro_batch_tokens": 150, "learning_rate":
 ALL = ["fsdp", "tensor", "pipeline", "sequence", "deepspeed 2"]
 TOGETHER: dict[str, list[str]] = {
     "freeze": ALL,
+    "tied": ALL,
+    "pissa": ["fsdp", "sequence", "deepspeed 2", "deepspeed 3"],
+    "rank auto": ALL,
+    "dora": ["fsdp", "pipeline", "sequence", "deepspeed 2", "deepspeed 3"],
+    "whole modules": ALL,
+    "recomputed": ["fsdp", "tensor", "pipeline", "zero-bubble", "sequence", "deepspeed 3"],
+    "label smoothing": ["fsdp", "tensor", "pipeline"],
     "bottleneck": ["fsdp", "pipeline", "sequence", "deepspeed 2"],
     "ia3": ["fsdp", "pipeline", "sequence", "deepspeed 2"],
     "vera": ["fsdp", "sequence", "deepspeed 2"],
@@ -57,6 +78,13 @@ CASES |= {
     },
     "lion": ("llama", "lora", "sft", PACKED, SLOWLY | {"optimizer": "lion"}),
     "schedule-free": ("llama", "lora", "sft", PACKED, SLOWLY | {"optimizer": "schedule-free", "schedule": "constant"}),
+    "tied": ("llama", "full", "sft", PACKED, SLOWLY),
+    "pissa": ("llama", {"type": "lora", "init_lora_weights": "pissa"}, "sft", PACKED, SLOWLY),
+    "rank auto": ("llama", {"type": "lora", "rank": "auto", "rank_budget": 2}, "sft", PACKED, SLOWLY),
+    "dora": ("llama", {"type": "lora", "use_dora": True}, "sft", PACKED, SLOWLY | {"learning_rate": 1e-3}),
+    "whole modules": ("qwen3", {"type": "lora", "modules_to_save": ["lm_head"]}, "sft", PACKED, SLOWLY),
+    "recomputed": ("llama", "lora", "sft", PACKED, SLOWLY | {"gradient_checkpointing": True}),
+    "label smoothing": ("llama", "lora", {"type": "sft", "label_smoothing": 0.1}, PACKED, SLOWLY),
     "kto": ("llama", "lora", "kto", PACKED, SLOWLY),
     "distill": ("llama", "lora", {"type": "distill", "teacher": "qwen3"}, PACKED, SLOWLY),
     "reward": ("llama", "lora", "reward", PACKED, SLOWLY),
@@ -69,7 +97,11 @@ CHAINS = {
     "ddp, pipeline": ({"type": "ddp"}, {"type": "pipeline"}),
     "pipeline, tensor": ({"type": "pipeline"}, {"type": "tensor"}),
     "tensor, sequence": ({"type": "tensor"}, {"type": "sequence"}),
+    "deepspeed 2, deepspeed 3, one process": (STRATEGIES["deepspeed 2"], STRATEGIES["deepspeed 3"], None),
+    "fsdp, deepspeed 2, fsdp": ({"type": "fsdp"}, STRATEGIES["deepspeed 2"], {"type": "fsdp"}),
+    "tensor, deepspeed 3": ({"type": "tensor"}, STRATEGIES["deepspeed 3"]),
 }
+CHAINS = {name: chain for name, chain in CHAINS.items() if all(map(there, chain))}
 """What trains the steps up to 2, up to 4 and to the end; None is one process."""
 
 
@@ -92,7 +124,7 @@ class Home:
     def config(self, case: str, name: str, parallel: Mapping[str, Any] | None) -> str:
         """Writes the config of a run, and returns its file."""
         model, adapter, objective, data, train = CASES[case]
-        if "teacher" in objective:
+        if isinstance(objective, dict) and "teacher" in objective:
             objective = {**objective, "teacher": str(self.folder / objective["teacher"])}
         rows = "sft" if isinstance(objective, dict) else ROWS.get(objective, "sft")
         tree = {
@@ -120,14 +152,6 @@ class Home:
         assert all(far[key] <= MOST[key] for key in MOST), far
 
 
-def installed(strategies: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Those whose library is there."""
-    import importlib.util
-
-    there = importlib.util.find_spec("deepspeed") is not None
-    return {name: s for name, s in strategies.items() if there or s["type"] != "deepspeed"}
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Home:
     """With the runs of one process."""
@@ -139,10 +163,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Home:
 @pytest.fixture(scope="module")
 def two(home: Home) -> Home:
     """With the runs of two processes."""
-    chosen = [home.config(case, name, s) for name, s in installed(STRATEGIES).items() for case in MAIN]
-    there = installed(STRATEGIES)
-    more = [home.config(case, name, there[name]) for case, names in TOGETHER.items() for name in names if name in there]
-    together(2, chosen + more)
+    chosen = [(case, name) for name in INSTALLED for case in MAIN]
+    chosen += [(case, name) for case, names in TOGETHER.items() for name in names if name in INSTALLED]
+    together(2, [home.config(case, name, STRATEGIES[name]) for case, name in chosen])
     return home
 
 
@@ -168,24 +191,21 @@ def chained(home: Home) -> Home:
     return home
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", MAIN)
-@pytest.mark.parametrize("name", installed(STRATEGIES))
+@pytest.mark.parametrize("name", INSTALLED)
 def test_two_processes_equal_one(two: Home, name: str, case: str) -> None:
     """Losses, held-out losses, gradient norms, and the weights that are kept."""
     two.require_equal(case, name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("case", "name"), [(case, name) for case, names in TOGETHER.items() for name in names])
+@pytest.mark.parametrize(
+    ("case", "name"), [(case, name) for case, names in TOGETHER.items() for name in names if name in INSTALLED]
+)
 def test_what_else_goes_together(two: Home, name: str, case: str) -> None:
     """Adapters, optimizers and objectives."""
-    if name not in installed(STRATEGIES):
-        pytest.skip("its library is not installed")
     two.require_equal(case, name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", MAIN)
 @pytest.mark.parametrize("name", COMBINED)
 def test_four_processes_equal_one(four: Home, name: str, case: str) -> None:
@@ -193,7 +213,6 @@ def test_four_processes_equal_one(four: Home, name: str, case: str) -> None:
     four.require_equal(case, name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", MAIN)
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_run_changes_hands(chained: Home, name: str, case: str) -> None:
