@@ -203,6 +203,8 @@ class OutputConfig(Section):
     """Which weights stand at the top of the folder: lowest held-out loss, or the last step."""
     trackers: list[Annotated[Part, Choice("tracker")]] = Field(default=[])
     """Further places for metrics, for example `[tensorboard]`; `metrics.jsonl` is always written."""
+    per_process: bool = False
+    """Also write memory and seconds of every process at each step, in `processes.jsonl`."""
 
 
 class RunConfig(Settings):

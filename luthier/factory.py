@@ -45,6 +45,7 @@ from luthier.train.loop import Trainer, TrainerLike
 from luthier.train.observers.base import Observer
 from luthier.train.observers.lineage import Lineage
 from luthier.train.observers.log import Log
+from luthier.train.observers.processes import Processes
 from luthier.train.observers.save import Save
 from luthier.train.optim.base import OptimizerSettings
 from luthier.train.optim.wrapped import settle
@@ -250,7 +251,9 @@ def _names_lost(strategy: Strategy) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise strategy.lost(error) or error from None
+        if (lost := strategy.lost(error)) is None:
+            raise
+        raise lost from error
 
 
 def _require_same(strategy: Strategy, claim: Claim) -> None:
@@ -317,11 +320,13 @@ def _trackers(config: RunConfig) -> list[Tracker]:
 def _observe(
     job: Job, config: RunConfig, checkpoints: Checkpoints, trackers: Sequence[Tracker], observers: Sequence[Observer]
 ) -> Job:
-    """The job with its observers: saving on every rank, the rest on the first."""
+    """The job with its observers: those that all ranks take part in everywhere, the rest on the first."""
     save = Save(checkpoints, job.trained, every=in_steps(config.train.save_every, job.loader))
-    shown = (
-        (Log(trackers), Lineage(checkpoints.folder), save, *observers) if job.trained.strategy.rank == 0 else (save,)
-    )
+    everywhere: tuple[Observer, ...] = (save,)
+    if config.output.per_process:
+        everywhere = (Processes(checkpoints.folder, job.trained.strategy), save)
+    first = job.trained.strategy.rank == 0
+    shown = (Log(trackers), Lineage(checkpoints.folder), *everywhere, *observers) if first else everywhere
     return replace(job, observers=shown)
 
 

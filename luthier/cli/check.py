@@ -32,7 +32,7 @@ def check(
     """Refuse what would train wrongly, with file, line and row; say what the run takes and what would make it fit."""
     from luthier.cli.show import console, share_cores
 
-    room = _bytes(memory)
+    room = size(memory, "--memory")
     run = read_any(config, overrides or [])
     share_cores()
     from luthier.distributed.strategy import pick_device
@@ -76,13 +76,14 @@ def show_check(run: RunConfig, *, most_bytes: int | None = None) -> Checked:
     return checked
 
 
-def _bytes(memory: str | None) -> int | None:
+def size(said: str | None, option: str) -> int | None:
+    """Bytes that an option says, such as 8GB."""
     from luthier.units import ByteSize
 
     try:
-        return None if memory is None else ByteSize.parse(memory).bytes
+        return None if said is None else ByteSize.parse(said).bytes
     except ValueError as error:
-        raise UserError(f"--memory: {error}") from None
+        raise UserError(f"{option}: {error}") from None
 
 
 def _show_fit(fit: Fit) -> None:

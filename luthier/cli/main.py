@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from luthier.cli import chat, check, compare, config, data, doctor, evaluate, migrate, models, plugins, train
+from luthier.cli import chat, check, compare, config, data, doctor, evaluate, migrate, models, plan, plugins, train
 from luthier.errors import Interrupted, LuthierError, ProcessLost, UserError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command(context_settings=OVERRIDES)(train.train)
 app.command(context_settings=OVERRIDES)(check.check)
+app.command(context_settings=OVERRIDES)(plan.plan)
 app.command()(migrate.migrate)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)

@@ -106,7 +106,8 @@ class Forward:
     """Runs a model on batches in one precision. Made once per model; decides once which way its head goes.
 
     `embedding_noise` is the a of NEFTune (Jain et al. 2023, arXiv:2310.05914): while training, each number of an input
-    embedding gets uniform noise of at most a / sqrt(L D), L the length of its sequence, D the width.
+    embedding gets uniform noise of at most a / sqrt(L D), L the length of its sequence, D the width. `bent` says
+    whether logits are more than a product with the head's weight; None: it is tried.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Forward:
         *,
         embedding_noise: float = 0.0,
         teacher: Callable[[Batch], Output] | None = None,
+        bent: bool | None = None,
     ) -> None:
         self.precision, self.embedding_noise, self.teacher = precision, embedding_noise, teacher
         self.embeddings: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
@@ -124,7 +126,9 @@ class Forward:
         self.scoring = scoring is not None
         self.value_head = value_head(model)
         self.virtual = has_virtual_tokens(model)
-        self.plain_head = not self.scoring and type(self.head) is nn.Linear and not head_is_bent(model)
+        self.plain_head = not self.scoring and type(self.head) is nn.Linear
+        if self.plain_head:
+            self.plain_head = not (head_is_bent(model) if bent is None else bent)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Output:
         """One forward pass; `model` is the model given before, or that model wrapped by a strategy."""
