@@ -103,7 +103,7 @@ CASES: list[tuple[Objective, Definition]] = [
 
 
 @pytest.mark.parametrize("packing", [True, False])
-@pytest.mark.parametrize(("objective", "definition"), CASES, ids=lambda case: str(case)[:40])
+@pytest.mark.parametrize(("objective", "definition"), CASES, ids=lambda case: getattr(case, "__name__", str(case)[:40]))
 def test_loss_and_gradients(tokenizer: Any, objective: Any, definition: Definition, *, packing: bool) -> None:
     model = tiny_model(tokenizer).train()
     rows = examples(tokenizer, objective)

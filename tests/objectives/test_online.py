@@ -103,7 +103,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("packing", [True, False])
-@pytest.mark.parametrize(("objective", "definition"), CASES, ids=lambda case: str(case)[:40])
+@pytest.mark.parametrize(("objective", "definition"), CASES, ids=lambda case: getattr(case, "__name__", str(case)[:40]))
 def test_equals_its_definition(tokenizer: Any, objective: Any, definition: Any, *, packing: bool) -> None:
     model = tiny_model(tokenizer)
     rows = groups(tokenizer, objective)
