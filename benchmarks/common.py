@@ -104,9 +104,20 @@ def _downloaded(requirement: str, *options: str) -> Iterator[Path]:
 
 
 def in_process(module: str, *arguments: str) -> dict[str, Any]:
-    """Run `python -m module arguments` in a process of its own; its last line is JSON."""
+    """Run `python -m module arguments` in a process of its own; its last line is JSON.
+
+    With LUTHIER_MEASURED=FILE it is kept there, and not measured again: a long benchmark goes on where it was stopped.
+    """
+    kept = Path(os.environ["LUTHIER_MEASURED"]) if "LUTHIER_MEASURED" in os.environ else None
+    if kept is not None and kept.exists():
+        for line in map(json.loads, kept.read_text(encoding="utf-8").splitlines()):
+            if line["command"] == [module, *arguments]:
+                return dict(line["answer"])
     result = subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     answer: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
+    if kept is not None:
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"command": [module, *arguments], "at": machine(), "answer": answer}) + "\n")
     return answer
 
 

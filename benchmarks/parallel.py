@@ -109,7 +109,10 @@ def work(files: Sequence[str]) -> None:
     from luthier.config import read_config
     from luthier.errors import Interrupted, UserError
     from luthier.factory import Factory
+    from luthier.system.hardware import return_freed_memory
     from luthier.train.observers.base import Observer, Progress
+
+    return_freed_memory()  # as the command does
 
     class Until(Observer):
         """Asks to stop."""

@@ -74,7 +74,10 @@ class Assembly:
         """Everything the loop needs, placed on the devices; of the training rows `only` these, and none held out."""
         config, strategy, needs = self.config, self.strategy, self.objective.needs
         seed_everything(config.train.seed, rank=0)  # the same new weights on every rank
-        base = self.models.load(config.model, dtype=self.dtype, scores=needs.scores, bits=self.adapter.base_bits)
+        proves_cut = strategy.cut and strategy.answers
+        late = proves_cut and self.adapter.trains_base and not needs.reference  # which is asked as it will be trained
+        dtype = "auto" if late else self.dtype
+        base = self.models.load(config.model, dtype=dtype, scores=needs.scores, bits=self.adapter.base_bits)
         virtual = self.adapter.virtual_tokens
         answer = self.objective.max_new_tokens if isinstance(self.objective, Online) else 0
         taken = {"virtual_tokens": virtual, "answer_tokens": answer}
@@ -84,13 +87,19 @@ class Assembly:
         data = self._asked(base, _companioned(self.objective, data))
         rows = self._rows(data)
         passes = _passes(rows) * total_steps if only is None else 0  # a job to look at measures as little as can be
-        model = self._adapted(base, rows, total_steps, passes, restart=restart)
+        model = self._adapted(base, rows, total_steps, passes, restart=restart, widened=not late)
         forward = Forward(model, self.precision, embedding_noise=needs.embedding_noise, teacher=self._teacher)
         if not strategy.cut:
             model.to(strategy.device)
-        self._found(check_training(model, forward, data.train, self.ready.layout))
+        if not proves_cut:
+            self._found(check_training(model, forward, data.train, self.ready.layout))
         parameters = count_parameters(model)
         wrapped = strategy.prepare(model, forward.around)
+        if late:
+            model.float()
+        if proves_cut:
+            with strategy.asked(model):
+                self._found(check_training(model, forward, data.train, self.ready.layout))
         decays = {"weight_decay": config.train.weight_decay, "layer_decay": config.train.layer_decay}
         groups = parameter_groups(model, self.adapter, **decays)
         optimizer = cast(OptimizerSettings, config.train.optimizer).build(groups)
@@ -157,7 +166,14 @@ class Assembly:
     # ---- model -------------------------------------------------------------------------------------------------
 
     def _adapted(
-        self, base: PreTrainedModel, rows: Loader, total_steps: int, micro_batches: int, *, restart: bool
+        self,
+        base: PreTrainedModel,
+        rows: Loader,
+        total_steps: int,
+        micro_batches: int,
+        *,
+        restart: bool,
+        widened: bool,
     ) -> PreTrainedModel:
         """The model with what is trained of it."""
         tuned = Path(self.config.model.path).expanduser()
@@ -167,6 +183,7 @@ class Assembly:
             calibrate=lambda model: self._calibrate(model, rows),
             checkpoint=(lambda: None) if restart else self.checkpoints.newest,
             start=tuned if (tuned / "adapter_config.json").is_file() else None,
+            widened=widened,
         )
         model = self.adapter.attach(base, run)
         if not trainable(model):

@@ -31,6 +31,7 @@ from luthier.errors import CheckFailed, ConfigError, DataError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.objectives.base import Objective
+from luthier.planner.automatic import automatic
 from luthier.system.files import refused_writes_of, sha256_of, write_text
 from luthier.system.hardware import choose_precision, environment, micro_batch_tokens, peak_memory_bytes
 from luthier.tracking.base import Tracker, TrackerSettings
@@ -134,7 +135,7 @@ class Factory:
         """
         stages = stages or Stages()
         RunFolder(config.output.dir).require_free(restart=restart)
-        strategy = cast(StrategySettings, config.parallel).open()
+        strategy = automatic(config, stages.stage).open()
         with ExitStack() as held:
             held.callback(strategy.close)
             held.enter_context(_names_lost(strategy))

@@ -41,6 +41,8 @@ class Run:
     """The newest checkpoint if the run goes on, for what an adapter would else measure or draw anew."""
     start: Path | None = None
     """The folder of the tuned adapter that the model carries, where the run starts from one."""
+    widened: bool = True
+    """Whether trained weights of the model become float32 here; else they do where they have been cut."""
 
 
 UNKNOWN_RUN = Run()

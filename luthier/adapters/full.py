@@ -30,7 +30,7 @@ class Full(AdapterPart):
         model = merge(model)
         for parameter in model.parameters():
             parameter.requires_grad = True
-        return model.float()
+        return model.float() if run.widened else model
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """The model as transformers writes it, in safetensors."""

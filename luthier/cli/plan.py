@@ -12,6 +12,7 @@ from luthier.cli.train import Overrides, read_any
 from luthier.config import RunConfig, apply_override, parse_config
 
 if TYPE_CHECKING:
+    from luthier.distributed.mesh import Axes
     from luthier.planner.choose import Plan
     from luthier.planner.costs import Estimate
 
@@ -27,7 +28,7 @@ def plan(
     overrides: Overrides = None,
     *,
     devices: Annotated[int, typer.Option(help="How many there are.", min=1)] = 1,
-    device: Annotated[str, typer.Option(help="Which: a100, h100, h200, b200, l40s or rtx4090.")] = "h100",
+    device: Annotated[str, typer.Option(help="Which: a100, h100, h200, b200, l40s, rtx4090 or cpu.")] = "h100",
     memory: Annotated[
         str | None, typer.Option(help="Of each, such as 80GB; by default what such a device has.")
     ] = None,
@@ -47,17 +48,18 @@ def plan(
     from luthier.planner.choose import plan as all_layouts
     from luthier.planner.costs import Work
     from luthier.planner.shape import Shape
-    from luthier.system.hardware import micro_batch_tokens
+    from luthier.system.hardware import Precision, micro_batch_tokens
 
-    precision = "bf16" if run.train.precision == "auto" else run.train.precision
+    usual: Precision = "fp32" if device == "cpu" else "bf16"
+    precision = usual if run.train.precision == "auto" else run.train.precision
     one = described(device, precision, memory=room, together=together)
     shape = Shape(run, precision)
     counts = shape.whole
-    at_once = max(micro_batch_tokens(run.train.micro_batch_tokens, "cuda") // length, 1)
+    at_once = max(micro_batch_tokens(run.train.micro_batch_tokens, "cpu" if device == "cpu" else "cuda") // length, 1)
     work = Work(rows or (run.train.batch_size if _is_config(model) else devices), length, at_once)
     console.print(
         f"{counts.numbers / 1e9:.2f} billion weights, {counts.trained / 1e9:.3g} billion trained ({run.adapter.type}, "
-        f"{precision}); steps of {work.rows} rows of {length} tokens; {devices} x {device}, {one.memory / 1e9:.0f} GB"
+        f"{precision}); steps of {work.rows} rows of {length} tokens; {devices} x {device}, {one.memory / 1e9:.3g} GB"
     )
     _show(all_layouts(shape, devices, work, one), work.rows * length, devices)
 
@@ -102,9 +104,13 @@ def _show(found: Plan, tokens: int, devices: int) -> None:
     console.print(f"\nwrite       parallel: {{{said}}}", markup=False)
 
 
+def layout(axes: Axes) -> str:
+    """In words."""
+    sizes = {name: getattr(axes, name) for name in ("pipeline", "data", "shard", "sequence", "tensor")}
+    return " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "one device"
+
+
 def _row(made: Estimate) -> tuple[str, ...]:
-    sizes = {name: getattr(made.axes, name) for name in ("pipeline", "data", "shard", "sequence", "tensor")}
-    layout = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "one device"
     parts = [f"{size / 1e9:.1f}" for size in made.memory[:-1]]
     sent, idle = sum(made.sent.values()) / 1e9, made.waiting / made.seconds
-    return (layout, f"{made.bytes / 1e9:.1f}", *parts, f"{sent:.1f}", f"{idle:.0%}", f"{made.seconds:.3g}")
+    return (layout(made.axes), f"{made.bytes / 1e9:.1f}", *parts, f"{sent:.1f}", f"{idle:.0%}", f"{made.seconds:.3g}")

@@ -58,9 +58,10 @@ def rendered(sample: Sample) -> None:
 
 
 def share_cores() -> None:
-    """Be a good neighbour on a busy machine, and say so; call before torch is imported."""
-    from luthier.system.hardware import share_busy_cores
+    """Be a good neighbour: hold no memory in vain, and on a busy machine, which is said, share; call before torch."""
+    from luthier.system.hardware import return_freed_memory, share_busy_cores
 
+    return_freed_memory()
     if share_busy_cores() and console.is_terminal:
         console.print(Text("this machine is busy with other programs; sharing its cores with them", style="dim"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -46,6 +46,10 @@ def train(
     max_restarts: Annotated[
         int, typer.Option("--max-restarts", help="How often all start again where one process was lost.", min=0)
     ] = 0,
+    on: Annotated[
+        Literal["here", "ray"],
+        typer.Option(help="Who starts the processes: this machine, or Ray, on it or on the cluster of RAY_ADDRESS."),
+    ] = "here",
 ) -> None:
     """Fine-tune a model; an interrupted run of the same config continues by itself."""
     from luthier.drive.launch import ATTEMPT, recognise
@@ -61,15 +65,19 @@ def train(
         raise UserError("--restart begins anew, --allow-changes goes on: say one of them")
     if bool(rendezvous) != (nodes > 1):
         raise UserError("--nodes and --rendezvous belong together: --nodes 2 --rendezvous HOST:29400, on each of them")
-    if (devices, nodes, max_restarts) != (1, 1, 0):
+    if (devices, nodes, max_restarts, on) != (1, 1, 0, "here"):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
                 f"{os.environ['WORLD_SIZE']} processes were started already, as by torchrun or srun; leave out "
-                "--devices, --nodes and --max-restarts"
+                "--devices, --nodes, --max-restarts and --on"
             )
         from luthier.drive import launch
 
         arguments = ["train", config, *(overrides or []), *(name for name in said if said[name])]
+        if on == "ray":
+            from luthier.drive.on_ray import launch_on_ray
+
+            sys.exit(launch_on_ray(devices, arguments, restarts=max_restarts))
         if nodes > 1:
             sys.exit(launch.join(nodes, rendezvous, devices, arguments, restarts=max_restarts))
         sys.exit(launch.launch(devices, arguments, restarts=max_restarts))

@@ -1,4 +1,7 @@
-"""Choose a strategy from how the process was started."""
+"""Choose a strategy from how the process was started.
+
+A run of several processes asks the planner first (`luthier.planner.automatic`), which knows the model's size.
+"""
 
 from __future__ import annotations
 

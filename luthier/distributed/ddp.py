@@ -34,7 +34,7 @@ class DdpStrategy(Together):
         """Move the model and wrap it; weights of rank 0 are sent to the others."""
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(model.to(self.device))
+        return DistributedDataParallel(model.to(self.device), gradient_as_bucket_view=True)  # else they are there twice
 
     def go_through(self, model: Any, batch: Movable, loss_of: LossOf, *, last: bool) -> Found:
         """Only the last micro-batch talks."""

@@ -58,6 +58,7 @@ class ZeroStrategy(Together):
     def __init__(self, mesh: Mesh, settings: DeepSpeed) -> None:
         super().__init__(mesh)
         self.settings, self.cut = settings, settings.stage == 3
+        self.saves_pieces = False  # what the optimizer is asked for is whole
         self.engine: Any = None
 
     def prepare(self, model: nn.Module, around: Around) -> nn.Module:
@@ -68,7 +69,11 @@ class ZeroStrategy(Together):
         """Cut the model, and the optimizer's memory."""
         import deepspeed
 
-        zero: dict[str, Any] = {"stage": self.settings.stage}
+        width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+        sizes = {"reduce_bucket_size": width**2}  # its own defaults are as large as a model
+        if self.settings.stage == 3:
+            sizes |= {"stage3_prefetch_bucket_size": width**2, "stage3_param_persistence_threshold": 10 * width}
+        zero: dict[str, Any] = {"stage": self.settings.stage, **sizes}
         if self.settings.offload != "none":
             zero["offload_optimizer"] = {"device": "cpu"}
         if self.settings.offload == "all":

@@ -43,7 +43,7 @@ class Fsdp(Cut):
 class FsdpStrategy(Together):
     """Every layer is a unit, and what stands around the layers is one more."""
 
-    cut = True
+    cut = answers = True
 
     def __init__(self, mesh: Mesh, settings: Fsdp | None = None) -> None:
         super().__init__(mesh)
@@ -62,6 +62,14 @@ class FsdpStrategy(Together):
             fully_shard(layer, **more)
         fully_shard(model, **more | {"reshard_after_forward": False})
         return model
+
+    @contextmanager
+    def asked(self, model: nn.Module) -> Iterator[None]:
+        """What stands around the layers stays whole behind a pass; the optimizer must not see that."""
+        try:
+            yield
+        finally:
+            let_go(model)
 
     def axes(self) -> Any:
         """The axis of pieces, behind that of copies where there are several."""

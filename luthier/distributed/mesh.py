@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 GONE = re.compile(r"(closed|reset) by peer|Broken pipe|Connection refused", re.IGNORECASE)
 LATE = re.compile(r"timed out|timeout", re.IGNORECASE)
 """How torch says that another process has ended, or does not answer."""
+PATIENCE = 5.0
+"""Seconds in which all that wait have noticed it."""
 START = "luthier train CONFIG --devices 2"
 
 
@@ -121,25 +123,33 @@ class Mesh:
         return self._late() if late else ProcessLost("")
 
     def _late(self) -> ProcessLost:
-        """Which process hangs; empty where another one says it."""
+        """Which process hangs: one that does not say that it waits too. Empty where another one says it."""
         begun: dict[int, tuple[int, str, str]] = {}
+        waits: set[int] = set()
+        patience = min(self.timeout.total_seconds(), PATIENCE)
 
         def read() -> None:
+            names = [f"luthier/waits/{rank}" for rank in range(self.ranks)]
             with suppress(RuntimeError):  # the process that holds it has ended, and said why
+                self._board.set(names[self.rank], "")
+                until = time.monotonic() + patience
+                while not self._board.check(names) and time.monotonic() < until:
+                    time.sleep(0.1)
+                waits.update(rank for rank, name in enumerate(names) if self._board.check([name]))
                 for rank in range(self.ranks):
                     count, at, what = self._board.get(f"luthier/{rank}").decode().split("\n")
                     begun[rank] = (int(count), at, what)
 
         reader = Thread(target=read, daemon=True)  # the first process holds the board; if it hangs, reading does too
         reader.start()
-        reader.join(min(self.timeout.total_seconds(), 10.0))
+        reader.join(2 * patience)
         waited = f"nothing was heard within {self.timeout.total_seconds():g} s (parallel.timeout_seconds)"
         if reader.is_alive():
             return ProcessLost(f"{waited}: rank 0 hangs; the last checkpoint is intact")
         if len(begun) < self.ranks:
             return ProcessLost("")
-        late = min(begun, key=lambda rank: begun[rank][0])
-        if self.rank != min(rank for rank in begun if rank != late):
+        late = min(begun, key=lambda rank: (rank in waits, begun[rank][0]))
+        if self.rank != min(waits - {late}):
             return ProcessLost("")  # one says it for all
         _, at, what = begun[late]
         here = begun[self.rank][2]

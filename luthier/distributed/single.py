@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from luthier.distributed.mesh import world
@@ -46,7 +47,7 @@ class SingleStrategy:
 
     rank, ranks = 0, 1
     share, shares = 0, 1
-    cut = False
+    cut, answers = False, True
     micro_batches = 1
 
     def __init__(self, device: torch.device) -> None:
@@ -59,6 +60,10 @@ class SingleStrategy:
     def adopt(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """As it is."""
         return optimizer
+
+    def asked(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Nothing is cut."""
+        return nullcontext()
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The values."""
@@ -95,10 +100,6 @@ class SingleStrategy:
         """The tensor."""
         return [tensor]
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """It is."""
-        return tensor
-
     def part(self, tensor: Tensor, like: Tensor) -> Tensor:
         """All of it."""
         return tensor
@@ -107,9 +108,11 @@ class SingleStrategy:
         """They are."""
         return nullcontext()
 
-    def merged(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """They are all here."""
-        return dict(tensors)
+    def save(self, tensors: Mapping[str, Tensor], file: Path) -> None:
+        """One file."""
+        from safetensors.torch import save_file
+
+        save_file(dict(tensors), file)
 
     def barrier(self) -> None:
         """Nothing to wait for."""

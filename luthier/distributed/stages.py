@@ -20,7 +20,7 @@ from torch.distributed import pipelining
 from luthier.distributed.layers import Layers, cut
 from luthier.distributed.mesh import Mesh
 from luthier.distributed.strategy import Around, LossOf, Movable, Of, Sums
-from luthier.distributed.together import Together, add_up, squares, swapped
+from luthier.distributed.together import Together, add_up, leave_file, squares, swapped
 
 SCHEDULES = {
     "gpipe": (pipelining.ScheduleGPipe, 1),
@@ -80,6 +80,7 @@ class PipelineStrategy(Together):
                 module.to("meta")
         if self.layers.tied:
             self._tie([id(self.layers.embedding) in kept, id(self.layers.head) in kept])
+        leave_file(model)
         self.stages = {stage: _Stage(self, *cuts[stage]) for stage in mine}
         return model  # type: ignore[no-any-return]
 
@@ -200,24 +201,6 @@ class PipelineStrategy(Together):
                 lent[parameter] = nn.Parameter(found.cpu(), requires_grad=parameter.requires_grad)
         with swapped(model, lent):
             yield
-
-    def merged(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the ranks of the first pipeline have, on its first rank."""
-        if self.mesh.place("data"):
-            return dict(tensors)
-        lists: list[Any] = [None] * self.size
-        dist.all_gather_object(lists, [(name, t.shape, t.dtype) for name, t in tensors.items()], group=self.group)
-        found = dict(tensors)
-        for place, entries in enumerate(lists[1:], 1):
-            rank = dist.get_global_rank(self.group, place)
-            for name, shape, dtype in entries:
-                if self.place == place:
-                    dist.send(tensors[name].to(self.device).contiguous(), dst=self.rank_of(0), group=self.group)
-                elif self.place == 0:
-                    buffer = torch.empty(shape, dtype=dtype, device=self.device)
-                    dist.recv(buffer, src=rank, group=self.group)
-                    found[name] = buffer.cpu()
-        return found
 
 
 class _Stage(nn.Module):

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from luthier.errors import ProcessLost
@@ -50,8 +51,8 @@ class Strategy(Protocol):
     """One rank's view of the devices.
 
     `share` of `shares` says which of the rows of a step are this rank's; ranks that hold parts of one copy of the
-    model have the same. `cut` says that no rank holds the whole model. The micro-batches of a step come in multiples of
-    `micro_batches`.
+    model have the same. `cut` says that no rank holds the whole model, `answers` that a cut model is called as a whole
+    one is, and says and learns the same. The micro-batches of a step come in multiples of `micro_batches`.
     """
 
     rank: int
@@ -59,6 +60,7 @@ class Strategy(Protocol):
     share: int
     shares: int
     cut: bool
+    answers: bool
     micro_batches: int
     device: torch.device
 
@@ -67,6 +69,9 @@ class Strategy(Protocol):
 
     def adopt(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The optimizer as this strategy steps it; call once, behind `prepare`."""
+
+    def asked(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Around passes of a model that `answers`, which are not made by the methods below."""
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all shares."""
@@ -91,17 +96,14 @@ class Strategy(Protocol):
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """A CPU tensor of every rank, in the order of ranks; all have one shape."""
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """A tensor that may be cut, as a whole; asked by all ranks together."""
-
     def part(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """Of a whole tensor what this rank holds of `like`, which may be cut; the reverse of `whole`."""
+        """Of a whole tensor what this rank holds of `like`, which may be cut."""
 
     def gathered(self, model: nn.Module, *, frozen: bool, write: bool = False) -> AbstractContextManager[None]:
         """The model with whole parameters, frozen ones too or not; with `write`, what is put into them is kept."""
 
-    def merged(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By name what ranks hold of one copy of the model, on the first rank; asked by all ranks together."""
+    def save(self, tensors: Mapping[str, Tensor], file: Path) -> None:
+        """Write a safetensors file, or a folder without its suffix where ranks hold pieces; asked by all together."""
 
     def barrier(self) -> None:
         """Wait for every rank."""
@@ -176,6 +178,11 @@ def local(tensor: Any) -> Any:
     """Of a tensor that may be cut the piece that this rank holds."""
     known = sys.modules.get("torch.distributed.tensor")  # where nothing is cut, it need not be loaded
     return tensor.to_local() if known is not None and isinstance(tensor, known.DTensor) else tensor
+
+
+def whole(tensor: Any) -> Any:
+    """A tensor that may be cut, from all pieces; asked by all ranks together."""
+    return tensor if local(tensor) is tensor else tensor.full_tensor()
 
 
 def update(optimizer: Any) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.distributed.mesh import Axes, Mesh
 from luthier.distributed.strategy import Around, LossOf, Movable, local
-from luthier.distributed.together import Cut, Size, Together, add_up
+from luthier.distributed.together import Cut, Size, Together, add_up, leave_file
 from luthier.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class TensorStrategy(Together):
                 self._cut(module, style)
             elif style is not None:
                 raise UserError(f"parallel: tensor: the plan of {type(base).__name__} wants {name} {style}; write fsdp")
+        leave_file(model)
         return model  # type: ignore[no-any-return]
 
     def _require_divisible(self, base: Any) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from luthier.distributed.mesh import Axes, Mesh, world
-from luthier.distributed.strategy import Found, LossOf, Movable, Of, Sums, local, pick_device, update
-from luthier.errors import UserError
+from luthier.distributed.strategy import Found, LossOf, Movable, Of, Sums, local, pick_device, update, whole
+from luthier.errors import ProcessLost, UserError
 from luthier.plugins import Part
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Cut(Parallel):
 class Together:
     """One of several processes; each strategy writes what differs."""
 
-    cut = False
+    cut = answers = False
     micro_batches = 1
     averaged: float
     """Over how many ranks gradients are averaged by torch, which the loss is multiplied by beforehand."""
@@ -92,7 +93,11 @@ class Together:
         self.averaged = float(mesh.shares)
         self.rank, self.ranks, self.share, self.shares = mesh.rank, mesh.ranks, mesh.share, mesh.shares
         self.sum, self.any, self.gather, self.close = mesh.sum, mesh.any, mesh.gather, mesh.close
-        self.lost = mesh.lost
+        self.lost, self.saves_pieces = mesh.lost, self.cut
+
+    def asked(self, model: nn.Module) -> AbstractContextManager[None]:
+        """As if it were whole."""
+        return nullcontext()
 
     def adopt(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """As it is."""
@@ -137,12 +142,6 @@ class Together:
         """Update; each rank what it holds."""
         update(optimizer)
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """From all pieces."""
-        from torch.distributed.tensor import DTensor
-
-        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
     def part(self, tensor: Tensor, like: Tensor) -> Tensor:
         """This rank's piece, as every rank has the whole."""
         from torch.distributed.tensor import DTensor, distribute_tensor
@@ -159,19 +158,25 @@ class Together:
         cut: dict[nn.Parameter, nn.Parameter] = {}
         for parameter in model.parameters():
             if (parameter.requires_grad or frozen) and local(parameter) is not parameter:
-                found = self.whole(parameter.detach())  # which all ranks make together
+                found = whole(parameter.detach())  # which all ranks make together
                 if write or self.rank == 0:
                     cut[parameter] = torch.nn.Parameter(found.cpu(), requires_grad=parameter.requires_grad)
         with swapped(model, cut):
             yield
         if write:
             with torch.no_grad():
-                for piece, whole in cut.items():
-                    piece.copy_(self.part(whole, piece))
+                for piece, found in cut.items():
+                    piece.copy_(self.part(found, piece))
 
-    def merged(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every rank knows all names."""
-        return dict(tensors)
+    def save(self, tensors: Mapping[str, Tensor], file: Path) -> None:
+        """The first process one file of what all have, or each process what it has."""
+        from safetensors.torch import save_file
+
+        self.mesh.begins("writing a checkpoint")
+        if self.saves_pieces:
+            save_pieces(tensors, file.with_suffix(""), rank=self.rank)
+        elif self.rank == 0:
+            save_file(dict(tensors), file)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -179,6 +184,31 @@ class Together:
 
         self.mesh.begins("waiting for all ranks")
         dist.barrier()
+
+
+def leave_file(model: nn.Module) -> None:
+    """Copy weights that are mapped from their file: else it would stay in memory, with all that this rank has not."""
+    for parameter in model.parameters():
+        if local(parameter) is parameter and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
+
+
+def save_pieces(tensors: Mapping[str, Tensor], folder: Path, *, rank: int) -> None:
+    """Every process what it holds, what several hold once, by torch.distributed.checkpoint, as safetensors.
+
+    Raises:
+        OSError: it could not be written by this process.
+        ProcessLost: it could not by another one, which says why.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True, enable_consolidation=False)
+    try:
+        save(dict(tensors), storage_writer=writer)
+    except CheckpointException as error:
+        raise error.failures[rank][0] if rank in error.failures else ProcessLost("") from error
 
 
 @contextmanager

@@ -23,11 +23,13 @@ NAME = "luthier-sequence"
 class SequenceStrategy(FsdpStrategy):
     """Every rank of a row has the same loss, and each a part of its gradient."""
 
+    answers = False
+
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self.parts, self.place = mesh.axes.sequence, mesh.place("sequence")
         self.group = mesh.all.get_group("sequence")
-        self.cut = mesh.axes.shard > 1
+        self.cut = self.saves_pieces = mesh.axes.shard > 1
         self.averaged = self.shares if self.cut else 1 / self.parts
 
     def prepare(self, model: Any, around: Around) -> nn.Module:

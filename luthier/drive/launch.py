@@ -96,8 +96,8 @@ def _threads(processes: int) -> str:
 def _once(processes: int, arguments: Sequence[str], attempt: int) -> int:
     """Start them and wait for the end."""
     shared = {
-        "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()),
-        "OMP_NUM_THREADS": _threads(processes), ATTEMPT: str(attempt),
+        "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": _threads(processes), ATTEMPT: str(attempt),
     }  # fmt: skip
     children: list[subprocess.Popen[bytes]] = []
 
@@ -143,7 +143,8 @@ def _signal(children: Sequence[subprocess.Popen[bytes]], number: signal.Signals)
             child.send_signal(number)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens at, just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

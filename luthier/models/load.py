@@ -35,7 +35,8 @@ class ModelLoaderLike(Protocol):
     ) -> PreTrainedModel:
         """The model in evaluation mode, its weights in `dtype` unless the config says otherwise, or quantised.
 
-        With `scores`, it has a head of one number instead of its language head.
+        With `scores`, it has a head of one number instead of its language head. `auto` is the type that they are saved
+        in: then they are mapped from their files, which all processes of a machine share, until they are used.
         """
 
 
@@ -119,7 +120,8 @@ class ModelLoader:
         logging.disable_progress_bar()
         getLogger("bitsandbytes").setLevel("ERROR")  # it warns of every cast of every layer
         found = find(config.path)
-        wanted = getattr(torch, dtype if config.dtype == "auto" else config.dtype)
+        said = dtype if config.dtype == "auto" else config.dtype
+        wanted = "auto" if said == "auto" else getattr(torch, said)
         if not scores:
             require_language(config.path, found)
         family = AutoModelForSequenceClassification if scores else AutoModelForCausalLM

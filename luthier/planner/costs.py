@@ -64,7 +64,7 @@ class Taken(NamedTuple):
     optimizer: int
     activations: int
     gathered: int
-    """Whole layers of a model that is cut into pieces, while they are needed."""
+    """Whole layers of a model that is cut into pieces, while they are needed; buckets in which gradients are sent."""
     other: int
     """What drivers and libraries hold."""
 
@@ -132,11 +132,14 @@ def _memory(shape: Shape, axes: Axes, micro_batches: int, tokens: int) -> Taken:
     held = shape.held(tokens, axes.tensor)
     if axes.pipeline == 1:
         owned = shape.layer(axes.tensor) * layers + shape.ends
-        return _taken(shape, axes, owned, held.layer * layers + held.once)
+        made = _taken(shape, axes, owned, held.layer * layers + held.once)
+        twice = _kind(axes) == "ddp" and micro_batches > 1  # added up beside the buckets that are sent
+        return made._replace(gathered=WIDE * owned.trained) if twice else made
     half = shape.ends if shape.tied else shape.ends // 2
     owned = shape.layer(axes.tensor) * layers + half
     waiting = min(axes.pipeline, micro_batches)  # micro-batches that the first stage has begun
-    first, last = held.layer * layers * waiting, held.layer * layers + held.once
+    first = held.layer * (layers * waiting + 1)  # and what a backward pass makes of a layer
+    last = held.layer * layers + held.once
     return _taken(shape, axes, owned, max(first, last))
 
 
@@ -145,9 +148,8 @@ def _taken(shape: Shape, axes: Axes, owned: Counts, activations: int) -> Taken:
     pieces = axes.shard * axes.sequence if axes.shard > 1 else 1  # as parts of rows hold pieces of one copy
     mine = owned // pieces
     whole = 0
-    if pieces > 1:  # a layer and the next one, gradients of one before they are sent, and what stands around them
-        layer, ends = shape.layer(), shape.ends
-        whole = 2 * layer.bytes + ends.bytes + WIDE * (2 * layer.trained + ends.trained)
+    if pieces > 1:  # a layer and the next one, and what stands around them; whole gradients come as activations go
+        whole = 2 * shape.layer().bytes + shape.ends.bytes
     return Taken(mine.bytes, WIDE * mine.trained, MOMENTS * mine.trained, activations, whole, 0)
 
 

@@ -97,6 +97,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             raise
 
 
+@contextmanager
+def beside_atomic_folder(path: Path) -> Iterator[Path]:
+    """The folder that another process fills by `atomic_folder`, for this one to write into; raises as that."""
+    with refused_writes_of(path):
+        yield path.with_name(PREFIX + path.name)
+
+
 def sync_folder(path: Path) -> None:
     """Make renames inside a folder durable."""
     _sync(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import signal
@@ -79,6 +80,24 @@ def share_busy_cores() -> bool:
     if busy:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     return busy
+
+
+def return_freed_memory() -> None:
+    """Let the C library give tensors back to the system when they are freed.
+
+    It would keep up to 32 MB of each for smaller ones, and what training takes would be what it has ever taken in
+    pieces: measured at 1.1 times as much in one process, and at 1.6 times in one of two under fsdp.
+    """
+    if sys.platform != "linux" or {"MALLOC_MMAP_THRESHOLD_", "LD_PRELOAD"} & os.environ.keys():  # somebody has decided
+        return
+    with suppress(OSError, AttributeError):  # not the C library of GNU
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, size in ((_MMAP_THRESHOLD, 1 << 18), (_TRIM_THRESHOLD, 1 << 20)):
+            mallopt(option, size)
+
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Numbers of malloc.h."""
 
 
 def _cpu_flags() -> str:

@@ -1,15 +1,17 @@
 """Checkpoints that appear whole, are verified when read, and bring a run back exactly.
 
 `checkpoint-N/` holds the weights to use and the tokenizer as plain transformers or peft load them,
-`optimizer.safetensors` (with the weights of training, where they differ from those to use), `random.safetensors` (one
-tensor per rank), `state.json`, `scaler.json` in fp16, and `manifest.json` with the sha256 of every file.
+`optimizer.safetensors` (with the weights of training, where they differ from those to use; `optimizer/` with a file of
+each process, where no process holds all), `random.safetensors` (one tensor per rank), `state.json`, `scaler.json` in
+fp16, and `manifest.json` with the sha256 of every file.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from luthier.data.loader import LoaderLike
 from luthier.distributed.strategy import Strategy, local
 from luthier.errors import StorageError, TrainingError
 from luthier.models.output import without_value_head
-from luthier.system.files import PREFIX, atomic_folder, sha256_of
+from luthier.system.files import PREFIX, atomic_folder, beside_atomic_folder, sha256_of
 from luthier.train.memory import held
 from luthier.train.optim.saved import TensorFile, load_optimizer, optimizer_tensors
 from luthier.train.optim.wrapped import evaluation_weights
@@ -35,12 +37,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NAME = "checkpoint-"
+_OF_OPTIMIZER = re.compile(r"optimizer(/.+)?\.safetensors")
 MANIFEST = "manifest.json"
 VALUES, MEMORY = "value_head.safetensors", "loader.safetensors"
 SCALER = "scaler.json"
 """Only where there is loss scaling."""
-ALWAYS = ("state.json", "optimizer.safetensors", "random.safetensors")
-"""Files of every checkpoint, besides those of its adapter."""
+OPTIMIZER = "optimizer.safetensors"
+"""Or a folder `optimizer`, with a file of each process, where it is cut."""
+ALWAYS = ("state.json", "random.safetensors")
+"""Files of every checkpoint, besides those of its adapter and its optimizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +67,17 @@ class Trained:
                 self.adapter.save(self.model, folder)
                 self.tokenizer.save_pretrained(folder)
 
-    @contextmanager
-    def checkpoint(self) -> Iterator[Callable[[Path], None]]:
-        """As `save`, and besides whatever training goes on with exactly: all ranks ask, the first one writes."""
+    def checkpoint(self, folder: Path) -> None:
+        """As `save`, and besides whatever training goes on with exactly: all ranks ask."""
         with evaluation_weights(self.optimizer):  # which remembers those of training, where they differ
-            memory = self.strategy.merged(optimizer_tensors(self.optimizer, self.model, self.strategy.whole))
+            self.strategy.save(optimizer_tensors(self.optimizer, self.model), folder / OPTIMIZER)
             with self._whole():
-                yield lambda folder: self._write(folder, memory)
+                if self.strategy.rank == 0:
+                    self._write(folder)
 
-    def _write(self, folder: Path, memory: Mapping[str, Tensor]) -> None:
+    def _write(self, folder: Path) -> None:
         with without_value_head(self.model) as head:
             self.adapter.checkpoint(self.model, folder)
-        save_file(dict(memory), folder / "optimizer.safetensors")
         self.tokenizer.save_pretrained(folder)
         kept = self.loader.memory()
         if head is not None:
@@ -120,20 +124,22 @@ class Checkpoints:
         strategy, first = trained.strategy, trained.strategy.rank == 0
         random = strategy.gather(random_state(strategy.device))
         if strategy.any(first and self._state(state.step) != state):
-            with trained.checkpoint() as write:
+            path = self.path(state.step)
+            with _says_how_much(trained), atomic_folder(path) if first else beside_atomic_folder(path) as folder:
+                strategy.barrier()  # before it there is no folder
+                trained.checkpoint(folder)
+                strategy.barrier()  # before it not all pieces are there
                 if first:
-                    self._write(state, trained, write, random)
+                    self._finish(state, folder, random)
             if first:
                 self._remove_old(state)
         strategy.barrier()
 
-    def _write(self, state: State, trained: Trained, write: Callable[[Path], None], random: Sequence[Tensor]) -> None:
-        with _says_how_much(trained), atomic_folder(self.path(state.step)) as folder:
-            write(folder)
-            save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
-            (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
-            sums = {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-            (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+    def _finish(self, state: State, folder: Path, random: Sequence[Tensor]) -> None:
+        save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
+        (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
+        sums = {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+        (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
     def _state(self, step: int) -> State | None:
         """The state that stands in the checkpoint of a step: it may be that of the same weights before skipped rows."""
@@ -164,7 +170,7 @@ class Checkpoints:
         state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
         trained.load(path)
         trained.loader.remember(load_file(path / MEMORY) if (path / MEMORY).exists() else {})
-        memory = TensorFile(path / "optimizer.safetensors")
+        memory = TensorFile(path / OPTIMIZER)
         load_optimizer(trained.optimizer, trained.model, memory, trained.strategy.part)
         if trained.scaler is not None:
             trained.scaler.load(json.loads((path / SCALER).read_text(encoding="utf-8")))
@@ -217,7 +223,7 @@ def verify(path: Path) -> str | None:
         sums = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"{MANIFEST} is missing or cut off"
-    if not isinstance(sums, dict) or not set(ALWAYS) <= set(sums):
+    if not isinstance(sums, dict) or not set(ALWAYS) <= set(sums) or not any(map(_OF_OPTIMIZER.match, sums)):
         return f"{MANIFEST} is not as it was written"
     for name, expected in sums.items():
         file = path / name

@@ -20,6 +20,7 @@ from luthier.data.pack import Batch, Example, Layout, lay_out
 from luthier.data.processor import Prepared
 from luthier.data.render import Tokens
 from luthier.data.store import extreme, longest_of
+from luthier.distributed.strategy import whole
 from luthier.models.load import packs
 from luthier.models.output import Forward, Output, autocast, has_virtual_tokens
 from luthier.system.hardware import MemoryLimit, free_memory, is_out_of_memory
@@ -72,7 +73,9 @@ def check_model(
 
 
 def check_training(model: Any, forward: Forward, examples: Sequence[Example], layout: Layout) -> list[Finding]:
-    """Of the model as it will be trained, before its first step and before it is cut; random numbers are drawn.
+    """Of the model as it will be trained, before its first step; random numbers are drawn.
+
+    It is whole, or cut so that it answers as a whole one.
 
     Its trained weights get gradients, those of the definition; evaluation gives the same twice; the reference of the
     rows is the model that training starts from. Where not even a few tokens fit into memory, nothing is said: the loop
@@ -212,7 +215,7 @@ def _norms(model: Any, total: Tensor) -> dict[str, float]:
     model.zero_grad(set_to_none=True)
     if total.requires_grad:
         total.backward()  # type: ignore[no-untyped-call]
-    found = {name: float(p.grad.norm()) for name, p in trainable(model).items() if p.grad is not None}
+    found = {name: float(whole(p.grad.norm())) for name, p in trainable(model).items() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     return found
 

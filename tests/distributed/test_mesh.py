@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from math import prod
 from typing import Any
@@ -52,33 +52,54 @@ class Board(dict[str, bytes]):
             time.sleep(0.1)
         return self[key]
 
+    def set(self, key: str, value: str) -> None:
+        self[key] = value.encode()
 
-def mesh(rank: int, begun: Mapping[int, str], seconds: float = 9) -> Any:
-    """One of three processes, with what each has begun."""
+    def check(self, keys: Sequence[str]) -> bool:
+        return all(key in self for key in keys)
+
+
+def mesh(rank: int, begun: Mapping[int, str], *, waits: Collection[int] = (), seconds: float = 9) -> Any:
+    """One of three processes, with what each has begun, and which others wait."""
     made: Any = Mesh.__new__(Mesh)
     made.rank, made.ranks, made.timeout, made._alone = rank, 3, timedelta(seconds=seconds), False
     made._board = Board({f"luthier/{r}": text.encode() for r, text in begun.items()})
+    made._board |= {f"luthier/waits/{rank}": b"" for rank in waits}
     return made
 
 
 LATE = RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:86] Timed out waiting 9000ms for recv operation to complete")
 
 
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.distributed.mesh.PATIENCE", 0.3)
+
+
+def test_the_one_that_does_not_wait_is_named() -> None:
+    """Also where all have begun the same; and one of the others says it for all."""
+    begun = dict.fromkeys(range(3), "6\n12:00:00\na sum over ranks")
+    assert "rank 2 hangs in a sum" in str(mesh(0, begun, waits=[1]).lost(LATE))
+    assert "rank 0 hangs in a sum" in str(mesh(1, begun, waits=[2]).lost(LATE))
+    assert str(mesh(2, begun, waits=[1]).lost(LATE)) == ""
+    assert "rank 1 hangs" in str(mesh(0, begun | {1: "5\n12:00:00\nx"}).lost(LATE))  # 2 has not noticed it yet
+
+
 def test_the_one_that_began_least_is_named() -> None:
-    """And one of the others says it for all."""
+    """Where all wait, for they wait for each other."""
     begun = {
         0: "7\n12:00:01\na sum over ranks",
         1: "6\n12:00:00\nthe pass of micro-batch 1 of 2",
         2: "7\n12:00:01\na sum",
     }
-    said = mesh(0, begun).lost(LATE)
+    said = mesh(0, begun, waits=[1, 2]).lost(LATE)
     assert str(said) == (
         "nothing was heard within 9 s (parallel.timeout_seconds): rank 1 hangs in the pass of micro-batch 1 of 2, "
         "since 12:00:00; the others wait for it in a sum over ranks. The last checkpoint is intact"
     )
-    assert str(mesh(2, begun).lost(LATE)) == ""
+    assert str(mesh(2, begun, waits=[0, 1]).lost(LATE)) == ""
     begun[0], begun[1] = begun[1], begun[0]
-    assert str(mesh(1, begun).lost(LATE)).count("rank 0 hangs")
+    assert str(mesh(1, begun, waits=[0, 2]).lost(LATE)).count("rank 0 hangs")
 
 
 def test_the_first_takes_the_board_with_it() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from luthier.distributed.single import Single, SingleStrategy
+from luthier.distributed.strategy import whole
 from luthier.errors import UserError
 
 
@@ -87,16 +90,16 @@ def test_measuring_leaves_no_gradients(strategy: SingleStrategy) -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_alone(strategy: SingleStrategy) -> None:
+def test_alone(strategy: SingleStrategy, tmp_path: Path) -> None:
     assert strategy.sum([1.5, 2]) == [1.5, 2] and strategy.any(True) and not strategy.any(False)
     (only,) = strategy.gather(torch.arange(3))
     assert torch.equal(only, torch.arange(3))
     model, tensor = nn.Linear(1, 1), torch.arange(3)
     optimizer = torch.optim.SGD(model.parameters())
     assert strategy.adopt(model, optimizer) is optimizer and strategy.lost(RuntimeError("closed by peer")) is None
-    assert strategy.whole(tensor) is strategy.part(tensor, tensor) is tensor and strategy.merged({"a": tensor}) == {
-        "a": tensor
-    }
+    assert strategy.part(tensor, tensor) is whole(tensor) is tensor
+    strategy.save({"a": tensor}, tmp_path / "x.safetensors")
+    assert torch.equal(load_file(tmp_path / "x.safetensors")["a"], tensor)
     weight = model.weight
     with strategy.gathered(model, frozen=True, write=True):
         assert model.weight is weight

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from luthier.train.checkpoint import OPTIMIZER
+from luthier.train.optim.saved import TensorFile
 from tests.faults.planting import caught, suite
 
 __all__ = ["caught", "suite"]
@@ -56,6 +58,14 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> No
 
 
 def tensors(folder: Path) -> dict[str, str]:
-    """sha256 of the tensor files of the newest state: the top of the folder and the last checkpoint."""
-    files = [*folder.glob("*.safetensors"), *sorted(folder.glob("checkpoint-*"))[-1].glob("*.safetensors")]
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    """sha256 of the tensors of the newest state: of the files at the top of the folder and in the last checkpoint.
+
+    Of what processes have written in pieces, of each whole tensor: the files' own headers come in any order.
+    """
+    last = sorted(folder.glob("checkpoint-*"))[-1]
+    files = [*folder.glob("*.safetensors"), *last.glob("*.safetensors")]
+    found = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    if (last / "optimizer").is_dir():
+        pieces = TensorFile(last / OPTIMIZER)
+        found |= {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in pieces.items()}
+    return found

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from benchmarks.parallel import MOST, apart, together
 from tests.conftest import build_model, chat_rows
@@ -51,9 +54,10 @@ CASES: dict[str, Any] = {
 MAIN = ("lora", "full")
 PACKED, SLOWLY = {"packing": True}, {"micro_batch_tokens": 150, "learning_rate": 1e-4}
 ALL = ["fsdp", "tensor", "pipeline", "sequence", "deepspeed 2"]
-TOGETHER: dict[str, list[str]] = {
+EVERY_PAIR: dict[str, list[str]] = {
     "freeze": ALL,
     "tied": ALL,
+    "half": ALL,
     "pissa": ["fsdp", "sequence", "deepspeed 2", "deepspeed 3"],
     "rank auto": ALL,
     "dora": ["fsdp", "pipeline", "sequence", "deepspeed 2", "deepspeed 3"],
@@ -70,7 +74,29 @@ TOGETHER: dict[str, list[str]] = {
     "reward": ["fsdp", "tensor"],
     "simpo": ["fsdp", "tensor", "pipeline", "sequence", "deepspeed 2"],
 }
-"""What else a strategy takes, each once."""
+"""What else each strategy takes."""
+USUAL = {
+    "tied": ["fsdp", "tensor", "pipeline"],
+    "half": ["fsdp"],
+    "rank auto": ["fsdp"],
+    "dora": ["sequence"],
+    "whole modules": ["tensor", "pipeline"],
+    "recomputed": ["fsdp", "zero-bubble"],
+    "label smoothing": ["pipeline"],
+    "bottleneck": ["pipeline"],
+    "ia3": ["fsdp"],
+    "vera": ["sequence"],
+    "pissa": ["fsdp"],
+    "freeze": ["tensor"],
+    "lion": ["pipeline"],
+    "schedule-free": ["tensor"],
+    "kto": ["fsdp", "sequence"],
+    "distill": ["pipeline"],
+    "reward": ["fsdp"],
+    "simpo": ["tensor"],
+}
+"""Those that are always tried; all pairs take ten minutes."""
+TOGETHER = EVERY_PAIR if os.environ.get("LUTHIER_EVERY_PAIR") else USUAL
 CASES |= {
     "freeze": ("llama", {"type": "freeze", "last_layers": 2}, "sft", PACKED, SLOWLY),
     **{
@@ -79,6 +105,7 @@ CASES |= {
     "lion": ("llama", "lora", "sft", PACKED, SLOWLY | {"optimizer": "lion"}),
     "schedule-free": ("llama", "lora", "sft", PACKED, SLOWLY | {"optimizer": "schedule-free", "schedule": "constant"}),
     "tied": ("llama", "full", "sft", PACKED, SLOWLY),
+    "half": ("half", "full", "sft", PACKED, SLOWLY),
     "pissa": ("llama", {"type": "lora", "init_lora_weights": "pissa"}, "sft", PACKED, SLOWLY),
     "rank auto": ("llama", {"type": "lora", "rank": "auto", "rank_budget": 2}, "sft", PACKED, SLOWLY),
     "dora": ("llama", {"type": "lora", "use_dora": True}, "sft", PACKED, SLOWLY | {"learning_rate": 1e-3}),
@@ -89,6 +116,15 @@ CASES |= {
     "distill": ("llama", "lora", {"type": "distill", "teacher": "qwen3"}, PACKED, SLOWLY),
     "reward": ("llama", "lora", "reward", PACKED, SLOWLY),
     "simpo": ("llama", "lora", "simpo", PACKED, SLOWLY),
+}
+FACTORS: dict[str, dict[str, Any]] = {
+    **{f"padded {size}": {"micro_batch_size": size} for size in (1, 2, 3, 6)},
+    **{f"packed {tokens}": {"micro_batch_tokens": tokens} for tokens in (60, 150, 2000)},
+}
+"""Ways to cut a step of six rows; over processes as well."""
+CASES |= {
+    cut: ("llama", "full", "sft", {"packing": "tokens" in str(train)}, SLOWLY | train | {"max_steps": 1})
+    for cut, train in FACTORS.items()
 }
 ROWS = {"kto": "kto", "reward": "dpo", "simpo": "dpo", "dpo": "dpo"}
 CHAINS = {
@@ -115,7 +151,8 @@ class Home:
         llama = build_model(len(tokenizer), num_hidden_layers=4)
         shape = {key: getattr(llama.config, key) for key in ("vocab_size", "hidden_size", "intermediate_size")}
         shape |= {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
-        for name, model in {"llama": llama, "qwen3": Qwen3ForCausalLM(Qwen3Config(**shape))}.items():
+        half = build_model(len(tokenizer), num_hidden_layers=4).bfloat16()
+        for name, model in {"llama": llama, "half": half, "qwen3": Qwen3ForCausalLM(Qwen3Config(**shape))}.items():
             model.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
         for name, rows in {"sft": chat_rows(24), "dpo": pair_rows(24), "kto": labelled_rows(24)}.items():
@@ -170,6 +207,14 @@ def two(home: Home) -> Home:
 
 
 @pytest.fixture(scope="module")
+def factored(home: Home) -> Home:
+    """With one step, cut in every way, of one, two and three processes."""
+    for ranks in (2, 3):
+        together(ranks, [home.config(cut, f"{ranks} processes", {"type": "ddp"}) for cut in FACTORS])
+    return home
+
+
+@pytest.fixture(scope="module")
 def four(home: Home) -> Home:
     """With the runs of four processes."""
     together(4, [home.config(case, name, strategy) for name, strategy in COMBINED.items() for case in MAIN])
@@ -204,6 +249,21 @@ def test_two_processes_equal_one(two: Home, name: str, case: str) -> None:
 def test_what_else_goes_together(two: Home, name: str, case: str) -> None:
     """Adapters, optimizers and objectives."""
     two.require_equal(case, name)
+
+
+@pytest.mark.parametrize("cut", FACTORS)
+@pytest.mark.parametrize("name", ["one", "2 processes", "3 processes"])
+def test_a_step_has_one_gradient(factored: Home, name: str, cut: str) -> None:
+    """However its rows are shared out by micro-batches and processes."""
+    whole, other = (gradients(factored.run(case, who)) for case, who in (("padded 6", "one"), (cut, name)))
+    apart = sum(float((other[key] - whole[key]).square().sum()) for key in whole)
+    assert apart <= 1e-12 * sum(float(value.square().sum()) for value in whole.values())
+
+
+def gradients(run: Path) -> dict[str, torch.Tensor]:
+    """Of the first step, which AdamW's first mean is a tenth of."""
+    memory = load_file(run / "checkpoint-1" / "optimizer.safetensors")
+    return {name: tensor.double() for name, tensor in memory.items() if name.endswith("|exp_avg")}
 
 
 @pytest.mark.parametrize("case", MAIN)

@@ -51,6 +51,28 @@ def test_busy_cores_are_shared(
     assert (os.environ.get("OMP_WAIT_POLICY") == "PASSIVE") is shares
 
 
+FREED = """
+import os
+from luthier.system.hardware import held_memory_bytes, return_freed_memory
+import torch
+if {asked}:
+    return_freed_memory()
+torch.ones(7_000_000)  # sizes up to that are kept for others from then on
+before = held_memory_bytes()
+held = [torch.ones(1_000_000) for _ in range(60)]
+held = held[1::2]
+print((held_memory_bytes() - before) / sum(tensor.nbytes for tensor in held))
+"""
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_is_freed_goes_back_to_the_system(asked: bool) -> None:
+    """Every other tensor is freed: half of the memory is held, and not all of it."""
+    code = FREED.format(asked=asked)
+    share = float(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert share < 1.2 if asked else share > 1.8
+
+
 @pytest.mark.parametrize(
     ("setting", "device", "gpu_has_bf16", "expected"),
     [

@@ -6,6 +6,7 @@ helper object are `parameter|projector.ortho_matrix`. What belongs to no paramet
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,9 +17,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from luthier.adapters.base import trainable
+from luthier.distributed.strategy import local
 from luthier.errors import CheckpointError
 from luthier.train.optim.wrapped import Wrapped
 
+SHARDING = "DCP_SHARDING_INFO"
+"""Under which name torch says in a file where its pieces begin."""
 Number = int | float
 _KINDS: dict[str, tuple[torch.dtype, Callable[[Any], Number]]] = {
     "bool": (torch.bool, bool),
@@ -27,10 +31,8 @@ _KINDS: dict[str, tuple[torch.dtype, Callable[[Any], Number]]] = {
 }
 
 
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, model: nn.Module, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor
-) -> dict[str, Tensor]:
-    """All that the optimizer remembers; `whole` makes whole tensors of cut ones.
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """All that the optimizer remembers; what is cut stays so.
 
     Raises:
         CheckpointError: it remembers something that is neither tensor, number, nor an object that holds those.
@@ -39,13 +41,12 @@ def optimizer_tensors(
     found = dict(_tensor("", *item) for item in _numbers(optimizer).items())
     for parameter, entries in optimizer.state.items():
         name = names[cast(nn.Parameter, parameter)]
-        uncut = {entry: whole(value) if isinstance(value, Tensor) else value for entry, value in entries.items()}
-        found.update(_tensor(name, entry, value) for entry, value in _flat(uncut))
+        found.update(_tensor(name, entry, value) for entry, value in _flat(entries))
     seen: set[int] = set()
     for key, tensor in found.items():  # a file holds no tensor twice, and libraries share some (tables of 8-bit values)
-        if tensor.untyped_storage().data_ptr() in seen:
+        if (place := local(tensor).untyped_storage().data_ptr()) in seen and place:
             found[key] = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
+        seen.add(place)
     return found
 
 
@@ -88,23 +89,45 @@ def load_optimizer(
 
 
 class TensorFile(Mapping[str, Tensor]):
-    """The tensors of a safetensors file by name, each read when it is asked for and held by nobody else."""
+    """The tensors of a safetensors file by name, each read when it is asked for and held by nobody else.
+
+    Where there is a folder of its name instead, the processes of a run have written their pieces into files there, as
+    torch's distributed checkpoints do: each says where in the whole tensor its pieces begin.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._open: Callable[[], AbstractContextManager[Any]] = lambda: safe_open(path, framework="pt")
-        with self._open() as file:
-            self._names = sorted(file.keys())
+        self._pieces: dict[str, list[tuple[Path, tuple[int, ...]]]] = {}
+        """Files, and where in the whole their piece begins; empty for a whole tensor."""
+        for file in [path] if path.is_file() else sorted(path.with_suffix("").glob("*.safetensors")):
+            with self._open(file) as opened:
+                cut = json.loads((opened.metadata() or {}).get(SHARDING, "{}"))
+                for name in opened.keys():  # noqa: SIM118 - not a mapping
+                    begins = tuple(cut[name]["saved_offsets"]) if name in cut else ()
+                    self._pieces.setdefault(name, []).append((file, begins))
+
+    @staticmethod
+    def _open(file: Path) -> AbstractContextManager[Any]:
+        return safe_open(file, framework="pt")
 
     def __getitem__(self, name: str) -> Tensor:
-        with self._open() as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
+        found = []
+        for file, begins in self._pieces[name]:
+            with self._open(file) as opened:
+                found.append((begins, opened.get_tensor(name)))
+        first: Tensor = found[0][1]
+        if len(found) == 1:
+            return first
+        ends = zip(*(map(sum, zip(begins, piece.shape, strict=True)) for begins, piece in found), strict=True)
+        whole = torch.empty([max(axis) for axis in ends], dtype=first.dtype)
+        for begins, piece in found:
+            whole[tuple(slice(b, b + n) for b, n in zip(begins, piece.shape, strict=True))] = piece
+        return whole
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(sorted(self._pieces))
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._pieces)
 
 
 def _numbers(optimizer: torch.optim.Optimizer) -> dict[str, Tensor | Number]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from luthier.errors import CheckpointError
-from luthier.train.optim.saved import TensorFile, load_optimizer, optimizer_tensors
+from luthier.train.optim.saved import SHARDING, TensorFile, load_optimizer, optimizer_tensors
 
 
 class Helper:
@@ -68,6 +69,23 @@ def test_tensors_that_a_library_shares_are_saved_once_each(tmp_path: Path) -> No
     load_optimizer(again, model, TensorFile(tmp_path / "x.safetensors"))
     first, second = (again.state[parameter]["qmap1"] for parameter in model.parameters())
     assert torch.equal(first, table) and torch.equal(second, table)
+
+
+def test_pieces_of_several_processes_are_whole_again(tmp_path: Path) -> None:
+    """As torch's distributed checkpoints lie: each file says where its pieces begin; some have a tensor alone."""
+    whole = torch.arange(30.0).view(5, 6)
+    for name, rows, columns in (
+        ("a", slice(0, 3), slice(0, 6)),
+        ("b", slice(3, 5), slice(0, 4)),
+        ("c", slice(3, 5), slice(4, 6)),
+    ):
+        begins = {"w|exp_avg": {"saved_offsets": [rows.start, columns.start]}, f"{name}|step": {"saved_offsets": []}}
+        tensors = {"w|exp_avg": whole[rows, columns].contiguous(), f"{name}|step": torch.tensor(ord(name))}
+        (tmp_path / "optimizer").mkdir(exist_ok=True)
+        save_file(tensors, tmp_path / "optimizer" / f"{name}.safetensors", metadata={SHARDING: json.dumps(begins)})
+    found = TensorFile(tmp_path / "optimizer.safetensors")
+    assert list(found) == ["a|step", "b|step", "c|step", "w|exp_avg"] and len(found) == 4
+    assert torch.equal(found["w|exp_avg"], whole) and found["b|step"] == ord("b")
 
 
 @pytest.mark.parametrize("value", [None, "text", [1, 2], {"a": 1}])
