@@ -1,6 +1,7 @@
 #!/bin/bash
 # sbatch --nodes 2 examples/cluster/slurm.sh examples/quickstart.yaml parallel=fsdp
-# One process for each GPU; killed or out of time, it is given back to the queue and goes on from the last checkpoint.
+# One process for each GPU. Two minutes before its time is over it saves and ends; the same line goes on from there, and
+# Slurm queues it again by itself where it was preempted or a machine was lost.
 #SBATCH --job-name=luthier
 #SBATCH --gpus-per-node=8
 #SBATCH --ntasks-per-node=8

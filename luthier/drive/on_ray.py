@@ -1,7 +1,7 @@
 """Several processes of one run, placed by Ray Train: on this machine, or on the cluster that `RAY_ADDRESS` names.
 
-Ray chooses the machines, starts a worker for each process, and starts all again where one was lost; in each worker the
-same command runs as under torchrun. Every machine must see the config, the rows and the output folder.
+Ray chooses the machines and starts a worker for each process; in each worker the same command runs as under torchrun.
+Every machine must see the config, the rows and the output folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.drive.launch import ATTEMPT, free_port
+from luthier.drive.launch import ATTEMPT, FINAL, free_port
 from luthier.errors import LuthierError, MissingExtra
 
 SPEAKS_FIRST = 5.0
@@ -32,27 +32,28 @@ def launch_on_ray(processes: int, arguments: Sequence[str], *, restarts: int = 0
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import ScalingConfig
         from ray.train.torch import TorchTrainer
     except ImportError:
         raise MissingExtra("--on ray", "ray[train]", "ray") from None
     import torch
 
     settings = {"arguments": [*arguments], "folder": str(Path.cwd()), "path": sys.path}
+    places = ScalingConfig(num_workers=processes, use_gpu=torch.cuda.is_available())
     if not ray.is_initialized():
         ray.init(logging_level="ERROR", log_to_driver=False)
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config=settings,
-        scaling_config=ScalingConfig(num_workers=processes, use_gpu=torch.cuda.is_available()),
-        run_config=RunConfig(failure_config=FailureConfig(max_failures=restarts)),
-    )
     print(f"Ray Train starts {processes} workers; metrics.jsonl in output.dir says how far they are", file=sys.stderr)
     try:
-        trainer.fit()
-    except Exception as error:
-        said = re.search(r"rank \d+: luthier ended with .*", str(error))
-        raise LuthierError(said.group() if said else f"Ray Train: {error}") from error
+        for attempt in range(restarts + 1):  # not by Ray, whose workers do not know that they were there before
+            try:
+                TorchTrainer(_work, train_loop_config=settings | {"attempt": attempt}, scaling_config=places).fit()
+                break
+            except Exception as error:
+                said = re.search(r"rank \d+: luthier ended with (\d+).*", str(error))
+                why = said.group() if said else f"Ray Train: {error}"
+                if attempt == restarts or (said and int(said[1]) in FINAL):
+                    raise LuthierError(why) from error
+                print(f"{why}; starting again ({attempt + 1} of {restarts})", file=sys.stderr)
     finally:
         ray.shutdown()
     return 0
@@ -69,7 +70,7 @@ def _work(settings: Mapping[str, Any]) -> None:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, settings["path"]))
     done = subprocess.run(
         [sys.executable, "-m", "luthier", *settings["arguments"]],
-        env=environment | {ATTEMPT: "0"},
+        env=environment | {ATTEMPT: str(settings["attempt"])},
         cwd=settings["folder"],
         stderr=subprocess.PIPE,
         text=True,

@@ -86,7 +86,7 @@ def return_freed_memory() -> None:
     """Let the C library give tensors back to the system when they are freed.
 
     It would keep up to 32 MB of each for smaller ones, and what training takes would be what it has ever taken in
-    pieces: measured at 1.1 times as much in one process, and at 1.6 times in one of two under fsdp.
+    pieces: for the model of benchmarks.scaling 1.1 times as much in one process, 1.5 times in one of two under fsdp.
     """
     if sys.platform != "linux" or {"MALLOC_MMAP_THRESHOLD_", "LD_PRELOAD"} & os.environ.keys():  # somebody has decided
         return
