@@ -213,7 +213,9 @@ def _seconds(job: Job, chosen: Chosen) -> float:
     (fewer, quick), *others = [_make(job, places) for places in chosen.timed]
     tokens = sum(tokens for tokens, _ in others) / len(others)
     seconds = sum(seconds for _, seconds in others) / len(others)
-    added = (seconds - quick) / (tokens - fewer) if tokens > fewer and seconds > quick else seconds / tokens
+    added = seconds / tokens  # at most: what a step costs by itself is not less than nothing, however noisy the clock
+    if tokens > fewer and seconds > quick:
+        added = min(added, (seconds - quick) / (tokens - fewer))
     return seconds + added * (chosen.tokens_per_step - tokens)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -169,6 +170,8 @@ def test_time_is_what_further_micro_batches_add(monkeypatch: pytest.MonkeyPatch)
     assert room._seconds(None, chosen) == pytest.approx(21.0)  # type: ignore[arg-type]
     whole = room.Chosen([], [], [], [[2], [2], [3]], 1, 1, 300.0)
     assert room._seconds(None, whole) == pytest.approx(7.0)  # type: ignore[arg-type]
+    took[1] = (250, 0.5)  # a noisy clock
+    assert room._seconds(None, replace(chosen, tokens_per_step=30.0)) == pytest.approx(0.7)  # type: ignore[arg-type]
 
 
 def test_a_schedule_of_the_whole_run(run_config: Make) -> None:

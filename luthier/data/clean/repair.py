@@ -20,8 +20,12 @@ from luthier.errors import MissingExtra
 
 Fault = Literal["encoding", "unicode", "invisible", "html", "spaces", "fences", "brackets", "turns"]
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
-CODE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)|`[^`\n]+`", re.MULTILINE | re.DOTALL)
-"""What a text marks as code: fenced blocks and spans."""
+CODE = re.compile(
+    r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)"
+    r"|(?<!`)(?P<marks>`{2,})(?!`).+?(?<!`)(?P=marks)(?!`)|`[^`\n]+`",
+    re.MULTILINE | re.DOTALL,
+)
+"""What a text marks as code: fenced blocks and spans; a block that begins within a line is a long span."""
 INVISIBLE = re.compile(
     "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
     "\ufeff\ufff9-\ufffb\ufffe\uffff]"

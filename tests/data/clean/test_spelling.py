@@ -44,6 +44,7 @@ def test_mended(wrong: str, right: str) -> None:
         "My favorite color, my favourite colour, travelling and traveling, to organise and to organize.",
         "Goverment and ENVIROMENT, DefinatelyLtd.",  # names
         "Call `definately(x)` or\n```\ndefinately = 1\n```",
+        "It is ```\ndefinately = 1\n\ndefinately\n``` and Xdefinately",
         "definately(1), x.definately, definately_not, definately=2, $definately$, /usr/definately, definately.com",
         "See https://example.org/definately for more, or mail definately@example.org.",
         'She wrote "definately" and “becuase”.',
