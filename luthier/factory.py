@@ -159,6 +159,7 @@ class Factory:
                 held.enter_context(claim.folder.lock())
                 claim.folder.require_free(restart=restart)  # again: the one who had it may have finished
                 claim.take(_files(config, ready), restart=restart)
+            held.callback(checkpoints.wait)
             strategy.barrier()
             job = _resume(job, checkpoints, stages)
             job = _observe(job, config, checkpoints, trackers, observers)

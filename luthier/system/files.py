@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,12 +74,39 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk refused; whatever stood at `path` before is intact.
     """
-    temporary, old = path.with_name(PREFIX + path.name), path.with_name(f"{PREFIX}old-{path.name}")
+    with incomplete_folder(path) as folder:
+        yield folder
+        complete_folder(path)
+
+
+@contextmanager
+def incomplete_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which does not count before `complete_folder(path)`; it is removed when the block fails.
+
+    Raises:
+        StorageError: the disk refused; whatever stood at `path` before is intact.
+    """
+    temporary = path.with_name(PREFIX + path.name)
     with refused_writes_of(path):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             yield temporary
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def complete_folder(path: Path, describe: Callable[[Path], None] = lambda folder: None) -> None:
+    """Let `describe` add what is last to what `incomplete_folder(path)` has filled, make it durable, give it its name.
+
+    Raises:
+        StorageError: the disk refused; whatever stood at `path` before is intact, and what was filled is gone.
+    """
+    temporary, old = path.with_name(PREFIX + path.name), path.with_name(f"{PREFIX}old-{path.name}")
+    with refused_writes_of(path):
+        try:
+            describe(temporary)
             for file in temporary.rglob("*"):
                 if file.is_file():
                     _sync(file)
@@ -98,8 +125,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def beside_atomic_folder(path: Path) -> Iterator[Path]:
-    """The folder that another process fills by `atomic_folder`, for this one to write into; raises as that."""
+def beside_incomplete_folder(path: Path) -> Iterator[Path]:
+    """The folder that another process fills by `incomplete_folder`, for this one to write into; raises as that."""
     with refused_writes_of(path):
         yield path.with_name(PREFIX + path.name)
 

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from luthier.data.loader import LoaderLike
 from luthier.distributed.strategy import Strategy, local
 from luthier.errors import StorageError, TrainingError
 from luthier.models.output import without_value_head
-from luthier.system.files import PREFIX, atomic_folder, beside_atomic_folder, sha256_of
+from luthier.system.files import PREFIX, beside_incomplete_folder, complete_folder, incomplete_folder, sha256_of
 from luthier.train.memory import held
 from luthier.train.optim.saved import TensorFile, load_optimizer, optimizer_tensors
 from luthier.train.optim.wrapped import evaluation_weights
@@ -100,10 +101,18 @@ class Trained:
 
 
 class Checkpoints:
-    """The checkpoints of one output folder."""
+    """The checkpoints of one output folder.
+
+    They are written behind the training: what is trained goes into files while it waits, which the system keeps in
+    memory (hardly slower than copies of the tensors, and without the memory of copies); a thread of the first process
+    makes them durable, adds their hashes, and gives the folder its name. So a checkpoint counts a little later than its
+    step; whoever reads one waits for it (`settle`).
+    """
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder, self.keep = folder, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._behind: Future[None] | None = None
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step stands."""
@@ -115,31 +124,45 @@ class Checkpoints:
         return sorted(int(number) for number in found if number.isdigit())
 
     def save(self, state: State, trained: Trained) -> None:
-        """Write a checkpoint from all ranks together, then remove the ones no longer needed.
+        """Write a checkpoint from all ranks together, and remove the ones no longer needed when it counts.
 
         Raises:
-            StorageError: the disk refused; earlier checkpoints are intact.
+            StorageError: the disk refused this one or the one before; earlier checkpoints are intact.
         """
-        _require_finite(state, trained, self.newest)
         strategy, first = trained.strategy, trained.strategy.rank == 0
+        self.settle(strategy)
+        _require_finite(state, trained, self.newest)
         random = strategy.gather(random_state(strategy.device))
         if strategy.any(first and self._state(state.step) != state):
-            path = self.path(state.step)
-            with _says_how_much(trained), atomic_folder(path) if first else beside_atomic_folder(path) as folder:
+            path, size = self.path(state.step), _size(trained)
+            opened = incomplete_folder(path) if first else beside_incomplete_folder(path)
+            with _says_how_much(size), opened as folder:
                 strategy.barrier()  # before it there is no folder
                 trained.checkpoint(folder)
                 strategy.barrier()  # before it not all pieces are there
-                if first:
-                    self._finish(state, folder, random)
             if first:
-                self._remove_old(state)
+                self._behind = self._thread.submit(self._complete, state, path, random, size)
+
+    def settle(self, strategy: Strategy) -> None:
+        """Wait, all ranks together, until the last checkpoint counts.
+
+        Raises:
+            StorageError: the disk refused it; earlier checkpoints are intact.
+        """
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            behind.result()
         strategy.barrier()
 
-    def _finish(self, state: State, folder: Path, random: Sequence[Tensor]) -> None:
-        save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
-        (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
-        sums = {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-        (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+    def wait(self) -> None:
+        """Let what is being written come to its end, whatever that is; this rank alone, for a run that has failed."""
+        if self._behind is not None:
+            self._behind.exception()
+
+    def _complete(self, state: State, path: Path, random: Sequence[Tensor], size: int) -> None:
+        with _says_how_much(size):
+            complete_folder(path, lambda folder: _describe(state, folder, random))
+        self._remove_old(state)
 
     def _state(self, step: int) -> State | None:
         """The state that stands in the checkpoint of a step: it may be that of the same weights before skipped rows."""
@@ -191,6 +214,14 @@ class Checkpoints:
                 shutil.rmtree(leaving)
 
 
+def _describe(state: State, folder: Path, random: Sequence[Tensor]) -> None:
+    """Add the state, and the hash of every file."""
+    save_file({f"rank_{i}": tensor for i, tensor in enumerate(random)}, folder / "random.safetensors")
+    (folder / "state.json").write_text(json.dumps(state.to_json()), encoding="utf-8")
+    sums = {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
 def _require_finite(state: State, trained: Trained, newest: Callable[[], Path | None]) -> None:
     """Refuse to keep weights that are no numbers."""
     weights = {name: local(parameter.detach()) for name, parameter in trainable(trained.model).items()}
@@ -206,15 +237,19 @@ def _require_finite(state: State, trained: Trained, newest: Callable[[], Path | 
         )
 
 
+def _size(trained: Trained) -> int:
+    """About the bytes of a checkpoint: of what is trained, and gradients are as large as weights."""
+    there = held(trained.model, trained.optimizer)
+    return there.gradients + there.optimizer
+
+
 @contextmanager
-def _says_how_much(trained: Trained) -> Iterator[None]:
+def _says_how_much(size: int) -> Iterator[None]:
     """A refused write says what a checkpoint takes."""
     try:
         yield
     except StorageError as error:
-        there = held(trained.model, trained.optimizer)
-        needed = there.gradients + there.optimizer  # of what is trained: gradients are as large as weights
-        raise StorageError(f"{error} A checkpoint of this run takes about {needed / 1e6:,.1f} MB.") from error
+        raise StorageError(f"{error} A checkpoint of this run takes about {size / 1e6:,.1f} MB.") from error
 
 
 def verify(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from luthier.train.checkpoint import OPTIMIZER
@@ -57,12 +58,23 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> No
         time.sleep(0.02)
 
 
+def ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that a launcher has started, the first one first."""
+    found = psutil.Process(process.pid).children()
+    return sorted(found, key=lambda child: int(child.environ()["RANK"]))
+
+
+def newest(folder: Path) -> Path:
+    """The last checkpoint of a run."""
+    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
 def tensors(folder: Path) -> dict[str, str]:
     """sha256 of the tensors of the newest state: of the files at the top of the folder and in the last checkpoint.
 
     Of what processes have written in pieces, of each whole tensor: the files' own headers come in any order.
     """
-    last = sorted(folder.glob("checkpoint-*"))[-1]
+    last = newest(folder)
     files = [*folder.glob("*.safetensors"), *last.glob("*.safetensors")]
     found = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     if (last / "optimizer").is_dir():

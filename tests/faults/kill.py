@@ -1,9 +1,11 @@
 """Kill real runs with SIGKILL again and again, and hold what they end with against an uninterrupted run.
 
-python -m tests.faults.kill --times 20 [--kind lora|full|dpo|grpo|all] [--seed N] [--keep FOLDER]
+python -m tests.faults.kill --times 20 [--kind lora|full|dpo|grpo|all] [--parallel fsdp] [--seed N]
 
 Moments are drawn at random: while the process starts, at a step, within the writing of a checkpoint (its temporary
-folder is watched for), and between the last step and the end. Prints a line per kill, and exits with 1 on a difference.
+folder is watched for), and between the last step and the end. With `--parallel`, two processes train together, and
+either of them is killed. `--keep FOLDER` is for the runs, which stay. Prints a line per kill, and exits with 1 on a
+difference.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from luthier.system.files import PREFIX
 from luthier.train.checkpoint import MANIFEST
-from tests.faults.conftest import start
+from tests.faults.conftest import newest, ranks, start, tensors
 
 Moment = Literal["start", "step", "saving", "end"]
 EVERY = 3
@@ -69,12 +74,26 @@ class Runs:
 
     config: Path
     steps: int
+    parallel: str | None = None
 
     def start(self, folder: Path) -> subprocess.Popen[str]:
-        return start("train", self.config, f"output.dir={folder}")
+        together = ["--devices", 2, f"parallel={self.parallel}"] if self.parallel else []
+        return start("train", self.config, f"output.dir={folder}", *together)
+
+    def kill(self, process: subprocess.Popen[str], dice: random.Random) -> str:
+        """Kill it, or one of its processes; says which."""
+        if self.parallel is None:
+            process.kill()
+            return ""
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess, KeyError, IndexError):  # it has hardly begun, or is at its end
+                rank = dice.randrange(2)
+                ranks(process)[rank].kill()
+                return f" of rank {rank}"
+        return ""
 
 
-def prepare(kind: str, folder: Path, *, times: int) -> Runs:
+def prepare(kind: str, folder: Path, *, times: int, parallel: str | None = None) -> Runs:
     """A tiny model, rows for the objective, and a config of enough steps for so many kills."""
     from tests.conftest import build_model, build_tokenizer, chat_rows
     from tests.objectives.conftest import pair_rows, prompt_rows
@@ -94,7 +113,7 @@ def prepare(kind: str, folder: Path, *, times: int) -> Runs:
         "output": {"dir": str(folder / "unused"), "keep": 2},
     } | {key: own[key] for key in ("adapter", "objective") if key in own}
     (folder / "config.json").write_text(json.dumps(tree), encoding="utf-8")
-    return Runs(folder / "config.json", steps)
+    return Runs(folder / "config.json", steps, parallel)
 
 
 # ---- killing -----------------------------------------------------------------------------------------------------
@@ -132,14 +151,16 @@ def kill(folder: Path, moment: Moment, runs: Runs, dice: random.Random, whole_se
     while not at_moment() and process.poll() is None:
         time.sleep(0.0005)
     time.sleep(dice.uniform(0, LINGER[moment]))
-    process.kill()
+    which = runs.kill(process, dice)
     out, err = process.communicate()
     if process.returncode == 0:
         return None
-    if process.returncode != -signal.SIGKILL:
+    if process.returncode not in (-signal.SIGKILL, 128 + signal.SIGKILL):
         raise AssertionError(f"the run ended by itself with {process.returncode}:\n{out}{err}")
     within = being_written(folder) if done(folder) > before else []  # not what an earlier kill has left
-    return f"at {moment}, {done(folder)} of {runs.steps} steps" + (f", within {', '.join(within)}" if within else "")
+    return f"{which} at {moment}, {done(folder)} of {runs.steps} steps" + (
+        f", within {', '.join(within)}" if within else ""
+    )
 
 
 def finish(runs: Runs, folder: Path) -> float:
@@ -169,14 +190,9 @@ def steps_of(folder: Path) -> list[dict[str, Any]]:
 
 def files_of(folder: Path) -> dict[str, str]:
     """sha256 of the tensors at the top, of each step's rows, and of every file of the last checkpoint."""
-    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    files = [
-        *folder.glob("*.safetensors"),
-        folder / "rows.json",
-        folder / "steps.jsonl",
-        *(path for path in last.rglob("*") if path.is_file()),
-    ]
-    return {str(path.relative_to(folder)): digest(path) for path in sorted(files) if path.name != MANIFEST}
+    files = [folder / "rows.json", folder / "steps.jsonl", *newest(folder).iterdir()]
+    plain = [path for path in files if path.is_file() and path.name != MANIFEST and path.suffix != ".safetensors"]
+    return tensors(folder) | {str(path.relative_to(folder)): digest(path) for path in plain}
 
 
 def digest(path: Path) -> str:
@@ -201,11 +217,18 @@ def differences(whole: Path, parts: Path) -> list[str]:
 
 
 def torture(
-    kind: str, folder: Path, *, times: int, seed: int, plan: list[Moment] | None = None, say: Callable[[str], None]
+    kind: str,
+    folder: Path,
+    *,
+    times: int,
+    seed: int,
+    say: Callable[[str], None],
+    plan: list[Moment] | None = None,
+    parallel: str | None = None,
 ) -> list[str]:
     """Kill runs of a kind so many times; returns what is not as in an uninterrupted run."""
     dice = random.Random(f"{kind} {seed}")
-    runs, whole, parts = prepare(kind, folder, times=times), folder / "whole", folder / "parts"
+    runs, whole, parts = prepare(kind, folder, times=times, parallel=parallel), folder / "whole", folder / "parts"
     seconds = finish(runs, whole)
     kills = 0
     for moment in plan or moments(times, dice):
@@ -214,7 +237,7 @@ def torture(
             say(f"{kind}: was at its end before it could be killed {moment}")
             break
         kills += 1
-        say(f"{kind}: kill {kills} {where}")
+        say(f"{kind}: kill {kills}{where}")
     else:
         finish(runs, parts)
     found = differences(whole, parts)
@@ -229,6 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.kill", description=__doc__)
     parser.add_argument("--times", type=int, default=20, help="kills per kind")
     parser.add_argument("--kind", choices=[*KINDS, "all"], default="all")
+    parser.add_argument("--parallel", help="how two processes train together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a folder for the runs, which stay")
     given = parser.parse_args(arguments)
@@ -237,7 +261,14 @@ def main(arguments: list[str] | None = None) -> int:
     different = [
         kind
         for kind in chosen
-        if torture(kind, home / kind, times=given.times, seed=given.seed, say=lambda line: print(line, flush=True))
+        if torture(
+            kind,
+            home / kind,
+            times=given.times,
+            seed=given.seed,
+            say=lambda line: print(line, flush=True),
+            parallel=given.parallel,
+        )
     ]
     if given.keep is None and not different:
         shutil.rmtree(home)

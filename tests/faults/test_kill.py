@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.kill import differences, main, torture
+from tests.faults.kill import Moment, differences, main, torture
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +35,13 @@ def test_killed_again_and_again(tmp_path: Path, kind: str, seed: int) -> None:
     assert differences(whole, parts) == [
         f"{last.name}/optimizer.safetensors", "left behind: .incomplete-checkpoint-1",
     ]  # fmt: skip
+
+
+def test_one_of_two_processes_is_killed(tmp_path: Path) -> None:
+    said: list[str] = []
+    plan: list[Moment] = ["saving", "end"]
+    assert not torture("full", tmp_path, times=2, seed=1, say=said.append, plan=plan, parallel="fsdp"), said
+    assert len([line for line in said if " of rank " in line]) == 2, said
 
 
 def test_a_difference_is_the_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

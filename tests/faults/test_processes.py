@@ -8,20 +8,17 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from tests.faults.conftest import command, start, tensors, wait_for_step
+from luthier.train.checkpoint import verify
+from tests.conftest import chat_rows
+from tests.faults.conftest import command, newest, ranks, start, tensors, wait_for_step
 
 pytestmark = pytest.mark.slow
 KINDS = ["ddp", "fsdp", "pipeline"]
-
-
-def ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that a launcher has started, the first one first."""
-    found = psutil.Process(process.pid).children()
-    return sorted(found, key=lambda child: int(child.environ()["RANK"]))
 
 
 def gone(children: list[psutil.Process]) -> bool:
@@ -55,6 +52,24 @@ def test_a_lost_process_is_one_message(config: Path, tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 137
     assert err.strip() == "rank 1 was ended by SIGKILL" and gone(children)
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_process_without_memory_ends_all_with_one_message(run_config: Any, tmp_path: Path, short: int) -> None:
+    """The system gives one of them no more: those that go on without it would wait for ever."""
+    large = {"batch_size": 200, "micro_batch_tokens": 50_000, "max_steps": 1000, "epochs": 1000, "save_every": 1}
+    config = run_config(chat_rows(250), **{f"train__{key}": value for key, value in large.items()})
+    (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    process = start("train", tmp_path / "config.yaml", "parallel=ddp", "--devices", 2)
+    wait_for_step(tmp_path / "run", 2, process)
+    children = ranks(process)
+    children[short].rlimit(psutil.RLIMIT_AS, (children[short].memory_info().vms - 1,) * 2)
+    _, err = process.communicate(timeout=60)
+    where = f" on rank {short}" if short else ""
+    assert process.returncode == 1 and gone(children)
+    assert err.startswith(f"error{where}: out of memory in the forward and backward pass of"), err
+    assert err.count("\n") == 1 and "the ranks cannot go on without each other. The last checkpoint is intact" in err
+    assert verify(newest(tmp_path / "run")) is None
 
 
 @pytest.mark.parametrize("late", [0, 1])

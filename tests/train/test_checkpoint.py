@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from luthier.data.loader import Loader
 from luthier.data.pack import Layout
 from luthier.distributed.single import SingleStrategy
 from luthier.errors import StorageError
-from luthier.system.files import PREFIX
+from luthier.system.files import PREFIX, complete_folder
 from luthier.train import checkpoint
 from luthier.train.checkpoint import Checkpoints, Trained, verify
 from luthier.train.optim.adamw import AdamW
@@ -51,6 +52,12 @@ def take_steps(given: Trained, count: int) -> None:
         given.strategy.step(given.optimizer)
 
 
+def save(checkpoints: Checkpoints, state: State, given: Trained) -> None:
+    """Save, and wait until it counts."""
+    checkpoints.save(state, given)
+    checkpoints.settle(given.strategy)
+
+
 def weights(given: Trained) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in trainable(given.model).items()}
 
@@ -62,7 +69,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = trained(Lora(rank=2))
     for step in (1, 2, 3):
         take_steps(given, 1)
-        Checkpoints(folder, keep=9).save(State(step=step), given)
+        save(Checkpoints(folder, keep=9), State(step=step), given)
     return folder
 
 
@@ -80,7 +87,7 @@ def test_a_run_goes_on_exactly(tmp_path: Path, adapter: Any) -> None:
     seed_everything(5, rank=0)
     first, checkpoints = trained(adapter), Checkpoints(tmp_path, keep=2)
     take_steps(first, 3)
-    checkpoints.save(STATE, first)
+    save(checkpoints, STATE, first)
     saved = {name: tensor.clone() for name, tensor in optimizer_tensors(first.optimizer, first.model).items()}
     take_steps(first, 3)
 
@@ -158,10 +165,52 @@ def test_a_failed_save_leaves_the_older_ones(
 
     monkeypatch.setattr(checkpoint, victim, fail)
     with pytest.raises(raised):
-        folder.save(State(step=4), trained(Lora(rank=2)))
+        save(folder, State(step=4), trained(Lora(rank=2)))
     monkeypatch.undo()
     assert sorted(path.name for path in folder.folder.iterdir()) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     assert folder.newest() == folder.path(3)
+
+
+def test_training_does_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch, folder: Checkpoints) -> None:
+    """What is saved is what stood at its step, whatever was learnt while the disk was at work."""
+    slow, at_work = threading.Event(), threading.Event()
+
+    def late(*arguments: Any) -> None:
+        at_work.set()
+        assert slow.wait(20)
+        complete_folder(*arguments)
+
+    monkeypatch.setattr(checkpoint, "complete_folder", late)
+    given = trained(Lora(rank=2))
+    take_steps(given, 1)
+    before = weights(given)
+    folder.save(State(step=4), given)
+    assert at_work.wait(20) and folder.steps() == [1, 2, 3]
+    take_steps(given, 1)
+    slow.set()
+    folder.save(State(step=5), given)  # which waits for the one before
+    assert 4 in folder.steps() and verify(folder.path(4)) is None
+    folder.settle(given.strategy)
+    assert folder.newest() == folder.path(5)
+    folder.restore(folder.path(4), given)
+    assert all(torch.equal(before[name], weight) for name, weight in weights(given).items())
+
+
+def test_what_fails_behind_is_said_once(monkeypatch: pytest.MonkeyPatch, folder: Checkpoints) -> None:
+    """By the next one, or at the end; a run that ends by another error does not hear of it."""
+
+    def full(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, "full")
+
+    given = trained(Lora(rank=2))
+    monkeypatch.setattr(checkpoint, "sha256_of", full)
+    folder.save(State(step=4), given)
+    folder.wait()
+    with pytest.raises(StorageError, match=r"checkpoint-4: the disk is full.*takes about 0\.\d MB"):
+        folder.save(State(step=5), given)
+    monkeypatch.undo()
+    save(folder, State(step=5), given)
+    assert folder.steps() == [1, 2, 3, 5] and not list(folder.folder.glob(f"{PREFIX}*"))
 
 
 def test_what_a_killed_process_left_is_no_checkpoint(folder: Checkpoints) -> None:
@@ -178,7 +227,7 @@ def test_a_step_is_saved_once(folder: Checkpoints) -> None:
     before = (folder.path(3) / "manifest.json").read_bytes()
     given = trained(Lora(rank=2))
     take_steps(given, 1)
-    folder.save(State(step=3), given)
+    save(folder, State(step=3), given)
     assert (folder.path(3) / "manifest.json").read_bytes() == before
 
 
@@ -189,7 +238,7 @@ def test_a_step_is_saved_once(folder: Checkpoints) -> None:
 def test_the_newest_and_the_best_are_kept(tmp_path: Path, keep: int, best: int | None, kept: list[int]) -> None:
     checkpoints, given = Checkpoints(tmp_path, keep=keep), trained(Lora(rank=1))
     for step in range(1, 6):
-        checkpoints.save(State(step=step, best_step=best if best and step >= best else None), given)
+        save(checkpoints, State(step=step, best_step=best if best and step >= best else None), given)
     assert checkpoints.steps() == kept
 
 

@@ -69,6 +69,7 @@ def test_restoring_holds_the_state_once(tmp_path: Path, adapter: Any) -> None:
     start = peak_bytes(lambda: take_steps(first, 2))
     saving = peak_bytes(lambda: checkpoints.save(State(step=2), first))
     second = trained(adapter)
+    checkpoints.settle(first.strategy)
     restore = peak_bytes(lambda: checkpoints.restore(checkpoints.path(2), second))
     state = 2 * sum(sizes)  # of AdamW: two means
     assert restore > state, "or nothing was counted"
@@ -84,6 +85,7 @@ def test_one_tensor_of_the_file_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     first, checkpoints = trained(Full()), Checkpoints(tmp_path, keep=1)
     take_steps(first, 1)
     checkpoints.save(State(step=1), first)
+    checkpoints.settle(first.strategy)
     held: list[Any] = []
     alive = []
     plain = TensorFile.__getitem__

@@ -23,6 +23,7 @@ class Save(Observer):
         return False
 
     def on_end(self, state: State) -> None:
-        """Save what a stopped run has reached."""
+        """Save what a stopped run has reached, and wait for it."""
         if state.step > 0:
             self.checkpoints.save(state, self.trained)
+        self.checkpoints.settle(self.trained.strategy)
