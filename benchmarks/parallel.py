@@ -41,6 +41,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 MODELS, ADAPTERS, OBJECTIVES, LAYOUTS = ("llama", "qwen3"), ("full", "lora"), ("sft", "dpo"), ("packed", "padded")
 LEAST = {"fsdp, hybrid": 4, "sequence x shard": 4, "tensor x data": 4, "pipeline x data": 4}
 """Processes without which a strategy is another one."""
+LEAST_LOSS = 0.01
+"""Below it distances are not held against the loss: that of policy gradients is often nothing."""
 ROWS, BATCH, WORDS = 120, 6, 1000
 MOST = {"loss": 1e-5, "gradient": 1e-5, "weights": 1e-4}
 RATES = {"full": 1e-4, "lora": 1e-3}
@@ -174,7 +176,10 @@ def apart(one: Path, other: Path) -> dict[str, float]:
     from safetensors.torch import load_file
 
     here, there = numbers(one), numbers(other)
-    far = {key: max(abs(b / a - 1) for a, b in zip(here[key], there[key], strict=True)) for key in here}
+    far = {
+        key: max((abs(b - a) / max(abs(a), LEAST_LOSS) for a, b in zip(here[key], there[key], strict=True)), default=0)
+        for key in here
+    }
     name = next(file.name for file in one.glob("*model*.safetensors"))
     first, second = load_file(one / name), load_file(other / name)
     assert first.keys() == second.keys()

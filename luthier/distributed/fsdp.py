@@ -55,7 +55,9 @@ class FsdpStrategy(Together):
 
         from luthier.distributed.layers import layers_of
 
-        more: dict[str, Any] = {"offload_policy": CPUOffloadPolicy()} if self.settings.cpu_offload else {}
+        more: dict[str, Any] = {}
+        if self.settings.cpu_offload:
+            more["offload_policy"] = CPUOffloadPolicy(pin_memory=self.device.type == "cuda")
         more |= {"mesh": self.axes(), "reshard_after_forward": self.settings.reshard_after_forward}
         holder, name = layers_of(model)
         for layer in getattr(holder, name):

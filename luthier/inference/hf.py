@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -39,24 +39,30 @@ class HfEngine:
         for i, ids in self.complete(encoded, sampling):
             yield i, self.text(ids)
 
-    def complete(self, encoded: Sequence[list[int]], sampling: Sampling) -> Iterator[tuple[int, list[int]]]:
-        """The ids that follow prompts, each up to and with its stop token, with the index of the prompt."""
+    def complete(
+        self, encoded: Sequence[list[int]], sampling: Sampling, *, seeds: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, list[int]]]:
+        """The ids that follow prompts, each up to and with its stop token, with the index of the prompt.
+
+        Each answer has a seed, and is the same whatever is answered beside it; `seeds` are those of the prompts, by
+        default numbered from the one of `sampling`.
+        """
+        seeds = seeds or _seeds(sampling, len(encoded))
         order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
         self.model.eval()
-        for start, group in self._batches(order, [len(ids) for ids in encoded]):
+        for group in self._batches(order, [len(ids) for ids in encoded]):
             width = max(len(encoded[i]) for i in group)
             ids = torch.full((len(group), width), int(self.pad))
             mask = torch.zeros_like(ids)
             for row, i in enumerate(group):
                 ids[row, width - len(encoded[i]) :] = torch.tensor(encoded[i])
                 mask[row, width - len(encoded[i]) :] = 1
-            own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + start)
-            output = self._run(ids, mask, own)
+            output = self._run(ids, mask, sampling, [seeds[i] for i in group])
             for row, i in enumerate(group):
                 yield i, self._stopped(output[row, width:].tolist())
 
-    def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
-        """Prompts that are answered at once, and how many were before them.
+    def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Prompts that are answered at once.
 
         Between virtual tokens and a prompt there must be no padding, so those have one length in a batch.
         """
@@ -65,7 +71,7 @@ class HfEngine:
             group = order[start : start + BATCH_PROMPTS]
             if has_virtual_tokens(self.model):
                 group = [i for i in group if lengths[i] == lengths[group[0]]]
-            yield start, group
+            yield group
             start += len(group)
 
     def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
@@ -83,6 +89,7 @@ class HfEngine:
                     ids,
                     torch.ones_like(ids),
                     sampling,
+                    _seeds(sampling, 1),
                     streamer=_WithoutStops(streamer, self.renderer.stop_ids),
                     stopping_criteria=[lambda ids, scores, **_: torch.full((len(ids),), left.is_set()).to(ids.device)],
                 )
@@ -101,30 +108,29 @@ class HfEngine:
         if failed:
             raise failed[0]
 
-    def _run(self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, **extra: Any) -> torch.Tensor:
-        from transformers import GenerationConfig
+    def _run(
+        self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, seeds: Sequence[int], **extra: Any
+    ) -> torch.Tensor:
+        from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
         device = self.model.get_input_embeddings().weight.device
-        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         settings = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
-            do_sample=sampling.temperature > 0,
-            **(drawn if sampling.temperature > 0 else {}),
+            do_sample=False,  # noise is added here, and the largest taken
             eos_token_id=sorted(self.renderer.stop_ids) or None,
             pad_token_id=int(self.pad),
         )
-        # answering never changes what training draws
-        with (
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            _without_own_settings(self.model),
-            torch.inference_mode(),
-        ):
-            if sampling.seed is not None:
-                torch.manual_seed(sampling.seed)
-            elif sampling.temperature > 0:
-                torch.seed()  # the state that is put back would draw the same answer again
+        steps: list[Any] = []
+        if sampling.temperature > 0:
+            likely = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+            steps = [TemperatureLogitsWarper(sampling.temperature), *likely, _Noise(seeds)]
+        with _without_own_settings(self.model), torch.inference_mode():
             result = self.model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings, **extra
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=settings,
+                logits_processor=LogitsProcessorList(steps),
+                **extra,
             )
         output: torch.Tensor = result.cpu()
         return output
@@ -137,6 +143,28 @@ class HfEngine:
         """What completed ids say, without their stop token."""
         kept = ids[:-1] if ids and ids[-1] in self.renderer.stop_ids else ids
         return str(self.renderer.tokenizer.decode(kept, skip_special_tokens=True))
+
+
+def _seeds(sampling: Sampling, count: int) -> list[int]:
+    """A seed for each answer: numbered from the one that was asked for, or new ones."""
+    first = secrets.randbits(62) if sampling.seed is None else sampling.seed
+    return [first + i for i in range(count)]
+
+
+class _Noise:
+    """Draws tokens: the largest of logits and Gumbel noise is distributed as their softmax (Gumbel, 1954).
+
+    Each row's noise comes from a generator of its own, on the CPU: an answer depends neither on what is answered beside
+    it, nor on the device, and training draws as if nothing had been answered.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores `[B, V]` with noise."""
+        drawn = [torch.empty(scores.shape[-1]).exponential_(generator=one) for one in self.generators]
+        return scores - torch.stack(drawn).clamp_min_(1e-38).log_().to(scores.device)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Answers as training rows: the model answers each step's prompts, rewards judge, and the loop learns from that.
 
 To the loop this is a loader like any other. What is drawn depends on seed and place in the data only, so a resumed run
-draws the same answers; where answers are used for several updates, a checkpoint between them holds the answers.
+draws the same answers, and so do any number of processes; where answers are used for several updates, a checkpoint
+between them holds the answers.
 """
 
 from __future__ import annotations
@@ -105,10 +106,10 @@ class Rollouts:
         """Answers to prompts and their rewards; every rank draws its share and gets all."""
         mine = [i for i in range(len(examples)) if i % self.strategy.shares == self.strategy.share]
         prompts = [examples[i].sequences[0].ids.tolist() for i in mine for _ in range(samples)]
-        seed = int(np.random.SeedSequence([self.loader.seed, *place, self.strategy.share]).generate_state(1)[0])
-        sampling = Sampling(self.objective.max_new_tokens, temperature, seed=seed)
+        seeds = np.random.SeedSequence([self.loader.seed, *place]).generate_state(len(examples) * samples)
+        own = [int(seeds[i * samples + sample]) for i in mine for sample in range(samples)]
         answers: list[list[int]] = [[]] * len(prompts)
-        for i, ids in self.engine.complete(prompts, sampling):
+        for i, ids in self.engine.complete(prompts, Sampling(self.objective.max_new_tokens, temperature), seeds=own):
             answers[i] = ids
         tasks = [task for i in mine for _ in range(samples) if (task := asked(examples[i].content))]
         texts = [self.engine.text(ids) for ids in answers]

@@ -153,6 +153,16 @@ def test_a_seed_makes_sampling_repeatable(engine: HfEngine) -> None:
     assert "".join(engine.stream(PROMPTS[0], sampling)) == answers(engine, sampling, PROMPTS[:1])[0]
 
 
+def test_an_answer_does_not_depend_on_those_beside_it(engine: HfEngine) -> None:
+    encoded = [engine.renderer.prompt(prompt.messages, prompt.tools) for prompt in PROMPTS]
+    sampling, seeds = Sampling(max_new_tokens=8, temperature=1.0), range(7, 7 + len(PROMPTS))
+    together = dict(engine.complete(encoded, sampling, seeds=seeds))
+    for i, ids in enumerate(encoded):
+        assert dict(engine.complete([ids], sampling, seeds=[seeds[i]])) == {0: together[i]}
+    others = dict(engine.complete(encoded, sampling, seeds=[seed + 1 for seed in seeds]))
+    assert sum(others[i] != together[i] for i in together) > len(PROMPTS) / 2
+
+
 @pytest.mark.parametrize("seed", [None, 3])
 def test_every_batch_draws_anew(engine: HfEngine, seed: int | None) -> None:
     """Although the random state is put back after each."""

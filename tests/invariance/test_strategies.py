@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,130 +13,21 @@ from safetensors.torch import load_file
 
 from benchmarks.parallel import MOST, apart, together
 from tests.conftest import build_model, chat_rows
-from tests.objectives.conftest import labelled_rows, pair_rows
+from tests.invariance.cases import (
+    CASES,
+    CHAINS,
+    COMBINED,
+    FACTORS,
+    INSTALLED,
+    MAIN,
+    ROWS,
+    STRATEGIES,
+    TOGETHER,
+    kind_of,
+)
+from tests.objectives.conftest import labelled_rows, pair_rows, prompt_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-
-STRATEGIES: dict[str, dict[str, Any]] = {
-    "fsdp": {"type": "fsdp"},
-    "tensor": {"type": "tensor"},
-    "pipeline": {"type": "pipeline"},
-    "interleaved": {"type": "pipeline", "schedule": "interleaved"},
-    "zero-bubble": {"type": "pipeline", "schedule": "zero-bubble"},
-    "zbv": {"type": "pipeline", "schedule": "zbv"},
-    "sequence": {"type": "sequence"},
-    "deepspeed 2": {"type": "deepspeed", "stage": 2},
-    "deepspeed 3": {"type": "deepspeed", "stage": 3},
-}
-
-
-def there(strategy: Mapping[str, Any] | None) -> bool:
-    """Whether its library is installed."""
-    needed = "deepspeed" if strategy is not None and strategy["type"] == "deepspeed" else "torch"
-    return importlib.util.find_spec(needed) is not None
-
-
-INSTALLED = {name: strategy for name, strategy in STRATEGIES.items() if there(strategy)}
-
-
-COMBINED: dict[str, dict[str, Any]] = {
-    "fsdp x data": {"type": "fsdp", "shard": 2},
-    "tensor x data": {"type": "tensor", "tensor": 2},
-    "pipeline x data": {"type": "pipeline", "pipeline": 2},
-    "sequence x shard": {"type": "sequence", "sequence": 2, "shard": 2},
-}
-CASES: dict[str, Any] = {
-    "lora": ("llama", "lora", "sft", {"packing": True}, {"micro_batch_tokens": 150, "learning_rate": 1e-3}),
-    "full": ("qwen3", "full", "dpo", {"packing": False}, {"micro_batch_size": 2, "learning_rate": 1e-4}),
-}
-MAIN = ("lora", "full")
-PACKED, SLOWLY = {"packing": True}, {"micro_batch_tokens": 150, "learning_rate": 1e-4}
-ALL = ["fsdp", "tensor", "pipeline", "sequence", "deepspeed 2"]
-EVERY_PAIR: dict[str, list[str]] = {
-    "freeze": ALL,
-    "tied": ALL,
-    "half": ALL,
-    "pissa": ["fsdp", "sequence", "deepspeed 2", "deepspeed 3"],
-    "rank auto": ALL,
-    "dora": ["fsdp", "pipeline", "sequence", "deepspeed 2", "deepspeed 3"],
-    "whole modules": ALL,
-    "recomputed": ["fsdp", "tensor", "pipeline", "zero-bubble", "sequence", "deepspeed 3"],
-    "label smoothing": ["fsdp", "tensor", "pipeline"],
-    "bottleneck": ["fsdp", "pipeline", "sequence", "deepspeed 2"],
-    "ia3": ["fsdp", "pipeline", "sequence", "deepspeed 2"],
-    "vera": ["fsdp", "sequence", "deepspeed 2"],
-    "lion": ["fsdp", "tensor", "pipeline", "sequence"],
-    "schedule-free": ["fsdp", "tensor", "sequence"],
-    "kto": ["fsdp", "tensor", "pipeline", "sequence"],
-    "distill": ["fsdp", "tensor", "pipeline"],
-    "reward": ["fsdp", "tensor"],
-    "simpo": ["fsdp", "tensor", "pipeline", "sequence", "deepspeed 2"],
-}
-"""What else each strategy takes."""
-USUAL = {
-    "tied": ["fsdp", "tensor", "pipeline"],
-    "half": ["fsdp"],
-    "rank auto": ["fsdp"],
-    "dora": ["sequence"],
-    "whole modules": ["tensor", "pipeline"],
-    "recomputed": ["fsdp", "zero-bubble"],
-    "label smoothing": ["pipeline"],
-    "bottleneck": ["pipeline"],
-    "ia3": ["fsdp"],
-    "vera": ["sequence"],
-    "pissa": ["fsdp"],
-    "freeze": ["tensor"],
-    "lion": ["pipeline"],
-    "schedule-free": ["tensor"],
-    "kto": ["fsdp", "sequence"],
-    "distill": ["pipeline"],
-    "reward": ["fsdp"],
-    "simpo": ["tensor"],
-}
-"""Those that are always tried; all pairs take ten minutes."""
-TOGETHER = EVERY_PAIR if os.environ.get("LUTHIER_EVERY_PAIR") else USUAL
-CASES |= {
-    "freeze": ("llama", {"type": "freeze", "last_layers": 2}, "sft", PACKED, SLOWLY),
-    **{
-        kind: ("llama", kind, "sft", PACKED, SLOWLY | {"learning_rate": 1e-3}) for kind in ("bottleneck", "ia3", "vera")
-    },
-    "lion": ("llama", "lora", "sft", PACKED, SLOWLY | {"optimizer": "lion"}),
-    "schedule-free": ("llama", "lora", "sft", PACKED, SLOWLY | {"optimizer": "schedule-free", "schedule": "constant"}),
-    "tied": ("llama", "full", "sft", PACKED, SLOWLY),
-    "half": ("half", "full", "sft", PACKED, SLOWLY),
-    "pissa": ("llama", {"type": "lora", "init_lora_weights": "pissa"}, "sft", PACKED, SLOWLY),
-    "rank auto": ("llama", {"type": "lora", "rank": "auto", "rank_budget": 2}, "sft", PACKED, SLOWLY),
-    "dora": ("llama", {"type": "lora", "use_dora": True}, "sft", PACKED, SLOWLY | {"learning_rate": 1e-3}),
-    "whole modules": ("qwen3", {"type": "lora", "modules_to_save": ["lm_head"]}, "sft", PACKED, SLOWLY),
-    "recomputed": ("llama", "lora", "sft", PACKED, SLOWLY | {"gradient_checkpointing": True}),
-    "label smoothing": ("llama", "lora", {"type": "sft", "label_smoothing": 0.1}, PACKED, SLOWLY),
-    "kto": ("llama", "lora", "kto", PACKED, SLOWLY),
-    "distill": ("llama", "lora", {"type": "distill", "teacher": "qwen3"}, PACKED, SLOWLY),
-    "reward": ("llama", "lora", "reward", PACKED, SLOWLY),
-    "simpo": ("llama", "lora", "simpo", PACKED, SLOWLY),
-}
-FACTORS: dict[str, dict[str, Any]] = {
-    **{f"padded {size}": {"micro_batch_size": size} for size in (1, 2, 3, 6)},
-    **{f"packed {tokens}": {"micro_batch_tokens": tokens} for tokens in (60, 150, 2000)},
-}
-"""Ways to cut a step of six rows; over processes as well."""
-CASES |= {
-    cut: ("llama", "full", "sft", {"packing": "tokens" in str(train)}, SLOWLY | train | {"max_steps": 1})
-    for cut, train in FACTORS.items()
-}
-ROWS = {"kto": "kto", "reward": "dpo", "simpo": "dpo", "dpo": "dpo"}
-CHAINS = {
-    "fsdp, one process, fsdp": ({"type": "fsdp"}, None, {"type": "fsdp"}),
-    "fsdp, ddp": ({"type": "fsdp"}, {"type": "ddp"}),
-    "ddp, pipeline": ({"type": "ddp"}, {"type": "pipeline"}),
-    "pipeline, tensor": ({"type": "pipeline"}, {"type": "tensor"}),
-    "tensor, sequence": ({"type": "tensor"}, {"type": "sequence"}),
-    "deepspeed 2, deepspeed 3, one process": (STRATEGIES["deepspeed 2"], STRATEGIES["deepspeed 3"], None),
-    "fsdp, deepspeed 2, fsdp": ({"type": "fsdp"}, STRATEGIES["deepspeed 2"], {"type": "fsdp"}),
-    "tensor, deepspeed 3": ({"type": "tensor"}, STRATEGIES["deepspeed 3"]),
-}
-CHAINS = {name: chain for name, chain in CHAINS.items() if all(map(there, chain))}
-"""What trains the steps up to 2, up to 4 and to the end; None is one process."""
 
 
 class Home:
@@ -155,7 +44,12 @@ class Home:
         for name, model in {"llama": llama, "half": half, "qwen3": Qwen3ForCausalLM(Qwen3Config(**shape))}.items():
             model.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
-        for name, rows in {"sft": chat_rows(24), "dpo": pair_rows(24), "kto": labelled_rows(24)}.items():
+        for name, rows in {
+            "sft": chat_rows(24),
+            "dpo": pair_rows(24),
+            "kto": labelled_rows(24),
+            "grpo": prompt_rows(24),
+        }.items():
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     def config(self, case: str, name: str, parallel: Mapping[str, Any] | None) -> str:
@@ -163,7 +57,7 @@ class Home:
         model, adapter, objective, data, train = CASES[case]
         if isinstance(objective, dict) and "teacher" in objective:
             objective = {**objective, "teacher": str(self.folder / objective["teacher"])}
-        rows = "sft" if isinstance(objective, dict) else ROWS.get(objective, "sft")
+        rows = ROWS.get(kind_of(objective), "sft")
         tree = {
             "model": str(self.folder / model),
             "data": {"train": [str(self.folder / f"{rows}.jsonl")], "held_out": 0.2, "cache": False, **data},
