@@ -1,6 +1,6 @@
 """One table of every swappable part, and the config type that picks from it.
 
-A part is one class in one file. Built-in parts stand in `BUILT_IN`; anyone else's package adds its own with an
+A part is one class in one file. Built-in parts stand in `plugins.yaml`; anyone else's package adds its own with an
 entry point in the group `luthier.<kind>`:
 
     [project.entry-points."luthier.objective"]
@@ -31,132 +31,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from luthier.errors import UserError
+from luthier.supplies import shipped
 
-BUILT_IN: dict[str, dict[str, str]] = {
-    "file": {
-        "json": "luthier.data.files.json:Json",
-        "table": "luthier.data.files.table:Table",
-        "text": "luthier.data.files.text:PlainText",
-        "columnar": "luthier.data.files.columnar:Columnar",
-        "yaml": "luthier.data.files.yaml:Yaml",
-        "po": "luthier.data.files.po:Po",
-        "sheet": "luthier.data.files.sheet:Sheet",
-    },
-    "format": {
-        "messages": "luthier.data.formats.messages:Messages",
-        "sharegpt": "luthier.data.formats.sharegpt:ShareGPT",
-        "alpaca": "luthier.data.formats.alpaca:Alpaca",
-        "prompt-completion": "luthier.data.formats.prompt_completion:PromptCompletion",
-        "preference": "luthier.data.formats.preference:PreferencePair",
-        "labelled": "luthier.data.formats.labelled:LabelledAnswer",
-        "prompt": "luthier.data.formats.prompt:Prompt",
-        "choice": "luthier.data.formats.choice:Choice",
-        "parallel": "luthier.data.formats.parallel:Parallel",
-        "turns": "luthier.data.formats.turns:Turns",
-        "text": "luthier.data.formats.text:PlainText",
-    },
-    "cleaner": {
-        "repair": "luthier.data.clean.repair:Repair",
-        "secrets": "luthier.data.clean.redact:Secrets",
-        "personal": "luthier.data.clean.redact:Personal",
-        "duplicates": "luthier.data.clean.duplicates:Duplicates",
-        "near-duplicates": "luthier.data.clean.near:NearDuplicates",
-        "quality": "luthier.data.clean.quality:Quality",
-        "language": "luthier.data.clean.language:Language",
-        "offensive": "luthier.data.clean.offensive:Offensive",
-        "harm": "luthier.data.clean.harm:Harm",
-        "spelling": "luthier.data.clean.spelling:Spelling",
-        "perplexity": "luthier.curate.likelihood:Perplexity",
-        "ifd": "luthier.curate.likelihood:Ifd",
-        "classifier": "luthier.curate.classifier:Classifier",
-        "judge": "luthier.curate.judge:Judge",
-        "same-meaning": "luthier.curate.meaning:SameMeaning",
-    },
-    "augmenter": {
-        "synonyms": "luthier.data.augment.synonyms:Synonyms",
-        "recombination": "luthier.data.augment.recombination:Recombination",
-        "paraphrase": "luthier.curate.rewrite:Paraphrase",
-        "questions": "luthier.curate.rewrite:Questions",
-        "back-translation": "luthier.curate.rewrite:BackTranslation",
-    },
-    "guard": {
-        "facts": "luthier.data.augment.guards:Facts",
-        "near-duplicates": "luthier.data.augment.guards:NearDuplicates",
-        "meaning": "luthier.curate.meaning:Meaning",
-    },
-    "adapter": {
-        "lora": "luthier.adapters.lora:Lora",
-        "qlora": "luthier.adapters.qlora:QLora",
-        "adalora": "luthier.adapters.adalora:AdaLora",
-        "bottleneck": "luthier.adapters.bottleneck:Bottleneck",
-        "prefix": "luthier.adapters.virtual:Prefix",
-        "prompt": "luthier.adapters.virtual:Prompt",
-        "p-tuning": "luthier.adapters.virtual:PTuning",
-        "ia3": "luthier.adapters.ia3:Ia3",
-        "oft": "luthier.adapters.oft:Oft",
-        "vera": "luthier.adapters.vera:Vera",
-        "freeze": "luthier.adapters.freeze:Freeze",
-        "full": "luthier.adapters.full:Full",
-    },
-    "objective": {
-        "sft": "luthier.objectives.sft:Sft",
-        "pretrain": "luthier.objectives.pretrain:Pretrain",
-        "dpo": "luthier.objectives.dpo:Dpo",
-        "kto": "luthier.objectives.kto:Kto",
-        "orpo": "luthier.objectives.orpo:Orpo",
-        "simpo": "luthier.objectives.simpo:Simpo",
-        "cpo": "luthier.objectives.cpo:Cpo",
-        "reward": "luthier.objectives.reward:Reward",
-        "distill": "luthier.objectives.distill:Distill",
-        "grpo": "luthier.objectives.grpo:Grpo",
-        "rloo": "luthier.objectives.rloo:Rloo",
-        "ppo": "luthier.objectives.ppo:Ppo",
-    },
-    "reward": {
-        "exact_match": "luthier.rollout.rewards:ExactMatch",
-        "regex": "luthier.rollout.rewards:Pattern",
-        "python": "luthier.rollout.rewards:PythonFile",
-        "model": "luthier.rollout.rewards:RewardModel",
-    },
-    "optimizer": {
-        "adamw": "luthier.train.optim.adamw:AdamW",
-        "adamw-8bit": "luthier.train.optim.adamw:AdamW8bit",
-        "adafactor": "luthier.train.optim.adafactor:Adafactor",
-        "lion": "luthier.train.optim.lion:Lion",
-        "muon": "luthier.train.optim.muon:Muon",
-        "schedule-free": "luthier.train.optim.schedule_free:ScheduleFree",
-        "galore": "luthier.train.optim.low_rank:GaLore",
-        "apollo": "luthier.train.optim.low_rank:Apollo",
-        "badam": "luthier.train.optim.badam:BAdam",
-    },
-    "schedule": {
-        "cosine": "luthier.train.schedule:Cosine",
-        "linear": "luthier.train.schedule:Linear",
-        "constant": "luthier.train.schedule:Constant",
-        "cosine-restarts": "luthier.train.schedule:CosineRestarts",
-        "wsd": "luthier.train.schedule:Wsd",
-        "polynomial": "luthier.train.schedule:Polynomial",
-    },
-    "strategy": {
-        "auto": "luthier.distributed.auto:Auto",
-        "single": "luthier.distributed.single:Single",
-        "ddp": "luthier.distributed.ddp:Ddp",
-        "fsdp": "luthier.distributed.fsdp:Fsdp",
-        "tensor": "luthier.distributed.tensor:TensorParallel",
-        "pipeline": "luthier.distributed.pipeline:Pipeline",
-        "sequence": "luthier.distributed.sequence:SequenceParallel",
-        "deepspeed": "luthier.distributed.deepspeed:DeepSpeed",
-    },
-    "metric": {
-        "exact_match": "luthier.evaluate.metrics:ExactMatch",
-        "token_f1": "luthier.evaluate.metrics:TokenF1",
-        "chrf": "luthier.evaluate.metrics:ChrF",
-    },
-    "tracker": {
-        "jsonl": "luthier.tracking.jsonl:Jsonl",
-        "tensorboard": "luthier.tracking.tensorboard:TensorBoard",
-    },
-}
+BUILT_IN: dict[str, dict[str, str]] = shipped("luthier", "plugins.yaml")
+"""Kinds of parts, and of each kind the names and classes."""
 
 OWN_ERRORS = frozenset({"unknown_key", "choice"})
 """Types of validation errors whose message is ours and complete."""

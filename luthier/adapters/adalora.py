@@ -7,18 +7,18 @@ are given up after it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.adapters.base import Run, peft_task
+from luthier.adapters.base import Model, Run
 from luthier.adapters.peft_part import PeftPart, TargetModules, set_weights
 from luthier.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
 
 STATE = "adalora.safetensors"
 """Smoothed importance and masks: what a checkpoint needs besides the adapter."""
@@ -28,6 +28,8 @@ class AdaLora(PeftPart):
     """Train B E A for each linear layer, with E diagonal; the rank shrinks where it matters least."""
 
     type: Literal["adalora"] = "adalora"
+    config: ClassVar[str] = "AdaLoraConfig"
+    called: ClassVar[Mapping[str, str]] = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
     target_r: Annotated[int, Field(gt=0)] = 8
     """Mean rank of all layers in the end."""
     init_r: Annotated[int, Field(gt=0)] = 12
@@ -80,25 +82,10 @@ class AdaLora(PeftPart):
         return first, last, self.deltaT or max(1, total_steps // 100)
 
     def peft_settings(self, model: Any, run: Run) -> Any:
-        """An AdaLoraConfig."""
-        from peft import AdaLoraConfig
-
-        tinit, tfinal, deltat = self.schedule(run.total_steps)
-        return AdaLoraConfig(
-            target_r=self.target_r,
-            init_r=self.init_r,
-            lora_alpha=2.0 * self.init_r if self.alpha is None else self.alpha,
-            lora_dropout=self.dropout,
-            target_modules=self.target_modules,
-            tinit=tinit,
-            tfinal=tfinal,
-            deltaT=deltat,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            orth_reg_weight=self.orth_reg_weight,
-            total_step=run.total_steps,
-            task_type=peft_task(model),
-        )
+        """With its schedule in steps."""
+        times = dict(zip(("tinit", "tfinal", "deltaT"), self.schedule(run.total_steps), strict=True))
+        alpha = 2.0 * self.init_r if self.alpha is None else self.alpha
+        return self.made(model, **times, lora_alpha=alpha, total_step=run.total_steps)
 
     # ---- training ----------------------------------------------------------------------------------------------
 
@@ -145,7 +132,7 @@ class AdaLora(PeftPart):
         set_weights(tuned, weights, run.start or Path("the model"))
         return tuned
 
-    def save(self, model: PreTrainedModel, folder: Path) -> None:
+    def save(self, model: Model, folder: Path) -> None:
         """Whole, what was given up as zeros: peft would leave it out, and be off by a rounding when it loads."""
         settings = _allocator(model).peft_config
         chosen, settings.rank_pattern = settings.rank_pattern, None
@@ -154,7 +141,7 @@ class AdaLora(PeftPart):
         finally:
             settings.rank_pattern = chosen
 
-    def checkpoint(self, model: PreTrainedModel, folder: Path) -> None:
+    def checkpoint(self, model: Model, folder: Path) -> None:
         """With the smoothed importance of all weights, and the masks."""
         import torch
         from safetensors.torch import save_file
@@ -166,7 +153,7 @@ class AdaLora(PeftPart):
         state |= {f"mask|{name}": torch.tensor(mask) for name, mask in (found.peft_config.rank_pattern or {}).items()}
         save_file(state, folder / STATE)
 
-    def load(self, model: PreTrainedModel, folder: Path) -> None:
+    def load(self, model: Model, folder: Path) -> None:
         """All of it, from a checkpoint."""
         from safetensors.torch import load_file
 

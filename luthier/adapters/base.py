@@ -4,7 +4,7 @@ What it does: prepares a model for training, acts before and after a step where 
 trained in a folder that plain transformers or peft loads, and loads it back.
 What it must not know: data, objectives, the loop, how many devices there are. What its method measures on data before
 training, it measures through `Run.calibrate`.
-How to add one: one file here with one class, one line in `plugins.BUILT_IN["adapter"]` (or an entry point
+How to add one: one file here with one class, one line under `adapter` in `plugins.yaml` (or an entry point
 `luthier.adapter`). A subclass of `AdapterPart` writes only what differs from the defaults; of `PeftPart`
 (`peft_part.py`), little more than the settings that peft needs. Import torch and peft inside the methods.
 """
@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from luthier.config import RunConfig
 from luthier.plugins import Part
@@ -23,6 +23,8 @@ from luthier.plugins import Part
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
+
+Model: TypeAlias = "PreTrainedModel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Adapter(Protocol):
     def learning_rate_scale(self, name: str) -> float:
         """What the learning rate of the trained parameter of this name is multiplied with."""
 
-    def attach(self, model: PreTrainedModel, run: Run = UNKNOWN_RUN) -> PreTrainedModel:
+    def attach(self, model: Model, run: Run = UNKNOWN_RUN) -> Model:
         """Freeze and add weights; returns the model to train (in evaluation mode, weights in float32 where trained)."""
 
     def penalty(self, model: nn.Module) -> Tensor | None:
@@ -96,16 +98,16 @@ class Adapter(Protocol):
     def after_step(self, model: nn.Module, step: int) -> None:
         """Act after an optimizer step, for methods that change during training."""
 
-    def save(self, model: PreTrainedModel, folder: Path) -> None:
+    def save(self, model: Model, folder: Path) -> None:
         """Write the trained weights; the folder exists."""
 
-    def checkpoint(self, model: PreTrainedModel, folder: Path) -> None:
+    def checkpoint(self, model: Model, folder: Path) -> None:
         """As `save`, and besides whatever `load` needs so that training goes on exactly."""
 
-    def load(self, model: PreTrainedModel, folder: Path) -> None:
+    def load(self, model: Model, folder: Path) -> None:
         """Put what a checkpoint holds back into an attached model."""
 
-    def report(self, model: PreTrainedModel) -> str | None:
+    def report(self, model: Model) -> str | None:
         """What it measured, as Markdown for the report of the run; None: nothing."""
 
 
@@ -144,14 +146,14 @@ class AdapterPart(Part):
         """Nothing to do."""
 
     @abstractmethod
-    def save(self, model: PreTrainedModel, folder: Path) -> None:
+    def save(self, model: Model, folder: Path) -> None:
         """Each kind writes its own."""
 
-    def checkpoint(self, model: PreTrainedModel, folder: Path) -> None:
+    def checkpoint(self, model: Model, folder: Path) -> None:
         """What is saved is all there is."""
         self.save(model, folder)
 
-    def report(self, model: PreTrainedModel) -> str | None:
+    def report(self, model: Model) -> str | None:
         """Nothing."""
         return None
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.adapters.base import UNKNOWN_RUN, Run
+from luthier.adapters.base import UNKNOWN_RUN, Model, Run
 from luthier.adapters.full import Full
 from luthier.errors import ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class Freeze(Full):
@@ -34,7 +31,7 @@ class Freeze(Full):
             )
         return self
 
-    def attach(self, model: PreTrainedModel, run: Run = UNKNOWN_RUN) -> PreTrainedModel:
+    def attach(self, model: Model, run: Run = UNKNOWN_RUN) -> Model:
         """Freeze all but what was asked for.
 
         Raises:

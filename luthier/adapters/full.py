@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from luthier.adapters.base import UNKNOWN_RUN, AdapterPart, Run
+from luthier.adapters.base import UNKNOWN_RUN, AdapterPart, Model, Run
 from luthier.adapters.merge import merge
 from luthier.errors import ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class Full(AdapterPart):
@@ -21,7 +18,7 @@ class Full(AdapterPart):
     learning_rates: ClassVar[tuple[float, float]] = (1e-7, 3e-4)
     trains_base: ClassVar[bool] = True
 
-    def attach(self, model: PreTrainedModel, run: Run = UNKNOWN_RUN) -> PreTrainedModel:
+    def attach(self, model: Model, run: Run = UNKNOWN_RUN) -> Model:
         """Unfreeze everything; an adapter that the model carries becomes part of its weights first.
 
         Raises:
@@ -32,11 +29,11 @@ class Full(AdapterPart):
             parameter.requires_grad = True
         return model.float() if run.widened else model
 
-    def save(self, model: PreTrainedModel, folder: Path) -> None:
+    def save(self, model: Model, folder: Path) -> None:
         """The model as transformers writes it, in safetensors."""
         model.save_pretrained(folder)
 
-    def load(self, model: PreTrainedModel, folder: Path) -> None:
+    def load(self, model: Model, folder: Path) -> None:
         """Read the safetensors files back into the model."""
         from safetensors.torch import load_file
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from luthier.adapters.base import Run, peft_task
 from luthier.adapters.peft_part import PeftPart
 
 
@@ -14,6 +13,7 @@ class Ia3(PeftPart):
     """Train one factor for each output of some layers, and for each input of others."""
 
     type: Literal["ia3"] = "ia3"
+    config: ClassVar[str] = "IA3Config"
     target_modules: list[str] | None = None
     """Layers that get factors, for example `[k_proj, v_proj, down_proj]`; null: those that peft knows for the model."""
     feedforward_modules: list[str] | None = None
@@ -31,11 +31,3 @@ class Ia3(PeftPart):
                 "feedforward_modules may be []"
             )
         return self
-
-    def peft_settings(self, model: Any, run: Run) -> Any:
-        """An IA3Config."""
-        from peft import IA3Config
-
-        return IA3Config(
-            target_modules=self.target_modules, feedforward_modules=self.feedforward_modules, task_type=peft_task(model)
-        )

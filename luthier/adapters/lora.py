@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
 from luthier.adapters import lora_init, rank
-from luthier.adapters.base import UNKNOWN_RUN, Learnt, Run, peft_task
+from luthier.adapters.base import UNKNOWN_RUN, Learnt, Model, Run, peft_task
 from luthier.adapters.peft_part import PeftPart, TargetModules
 from luthier.config import RunConfig
 from luthier.errors import ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Start = Literal["default", "pissa", "olora", "eva", "orthogonal"]
 
@@ -50,14 +47,8 @@ class Lora(PeftPart):
     """Learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which finds 16 good); null: the same."""
 
     learning_rates: ClassVar[tuple[float, float]] = (1e-6, 3e-3)
-    same: ClassVar[tuple[str, ...]] = (
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "target_modules",
-        "use_rslora",
-        "use_dora",
-    )
+    config: ClassVar[str] = "LoraConfig"
+    same: ClassVar[tuple[str, ...]] = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
 
     @field_validator("init_lora_weights", mode="before")
     @classmethod
@@ -156,7 +147,7 @@ class Lora(PeftPart):
                     "adapter.modules_to_save, or start from the base model"
                 )
 
-    def attach(self, model: PreTrainedModel, run: Run = UNKNOWN_RUN) -> PreTrainedModel:
+    def attach(self, model: Model, run: Run = UNKNOWN_RUN) -> Model:
         """Add the matrices and give them their first values, or go on with those that the model carries.
 
         Raises:
@@ -221,7 +212,7 @@ class Lora(PeftPart):
         """`loraplus_lr_ratio` for B."""
         return self.loraplus_lr_ratio or 1.0 if ".lora_B." in name else 1.0
 
-    def save(self, model: PreTrainedModel, folder: Path) -> None:
+    def save(self, model: Model, folder: Path) -> None:
         """As peft writes it; a displaced start as the difference that it makes, so that the base stays as it is."""
         if self.init_lora_weights in lora_init.DISPLACED:
             lora_init.save_displaced(model, folder)
@@ -234,7 +225,7 @@ class Lora(PeftPart):
         """The measured ranks, layer by layer."""
         return rank.report(model) if self.rank == "auto" else None
 
-    def load(self, model: PreTrainedModel, folder: Path) -> None:
+    def load(self, model: Model, folder: Path) -> None:
         """Read adapter_model.safetensors back into the attached matrices."""
         if self.init_lora_weights in lora_init.DISPLACED:
             from safetensors.torch import load_file

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.adapters.base import Run, peft_task
+from luthier.adapters.base import Run
 from luthier.adapters.peft_part import PeftPart, TargetModules
 from luthier.errors import ModelError
 
@@ -15,6 +15,7 @@ class Oft(PeftPart):
     """Train rotations of blocks of each linear layer's inputs; angles between them are kept."""
 
     type: Literal["oft"] = "oft"
+    config: ClassVar[str] = "OFTConfig"
     oft_block_size: Annotated[int, Field(gt=1)] = 32
     """Inputs that are turned together; must divide the inputs of every layer."""
     target_modules: TargetModules = "all-linear"
@@ -37,9 +38,5 @@ class Oft(PeftPart):
         return tuned
 
     def peft_settings(self, model: Any, run: Run) -> Any:
-        """An OFTConfig."""
-        from peft import OFTConfig
-
-        return OFTConfig(
-            oft_block_size=self.oft_block_size, r=0, target_modules=self.target_modules, task_type=peft_task(model)
-        )
+        """By the size of blocks, not by their number."""
+        return self.made(model, r=0)

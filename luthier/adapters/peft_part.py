@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from luthier.adapters.base import UNKNOWN_RUN, AdapterPart, Run
+from luthier.adapters.base import UNKNOWN_RUN, AdapterPart, Model, Run, peft_task
 from luthier.errors import ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
 TargetModules = Literal["all-linear"] | list[str]
@@ -19,14 +17,23 @@ TargetModules = Literal["all-linear"] | list[str]
 class PeftPart(AdapterPart):
     """A kind that peft attaches, saves and loads; the kinds say which settings peft needs."""
 
+    config: ClassVar[str]
+    """The class of peft that holds its settings."""
+    called: ClassVar[Mapping[str, str]] = {}
+    """What peft calls settings that have another name here."""
     same: ClassVar[tuple[str, ...]]
     """The settings of peft that a model which already carries an adapter must share with the config."""
 
-    @abstractmethod
     def peft_settings(self, model: Any, run: Run) -> Any:
         """The `PeftConfig` of a new adapter on a plain model."""
+        return self.made(model)
 
-    def attach(self, model: PreTrainedModel, run: Run = UNKNOWN_RUN) -> PreTrainedModel:
+    def made(self, model: Any, **more: Any) -> Any:
+        """The settings of the config, and more or others by the names that peft has, as peft holds them."""
+        own = {self.called.get(name, name): value for name, value in self.model_dump(exclude={"type"}).items()}
+        return getattr(import_module("peft"), self.config)(**own | more, task_type=peft_task(model))
+
+    def attach(self, model: Model, run: Run = UNKNOWN_RUN) -> Model:
         """Add the adapter; a model that already carries one of the same settings goes on with it.
 
         Raises:
@@ -76,11 +83,11 @@ class PeftPart(AdapterPart):
                 f"the model carries a {kinds[0]} adapter with {carried}; the config asks for {asked}: {_WHAT_TO_DO}"
             )
 
-    def save(self, model: PreTrainedModel, folder: Path) -> None:
+    def save(self, model: Model, folder: Path) -> None:
         """adapter_model.safetensors and adapter_config.json, as peft writes them."""
         save_adapter(model, folder)
 
-    def load(self, model: PreTrainedModel, folder: Path) -> None:
+    def load(self, model: Model, folder: Path) -> None:
         """Read adapter_model.safetensors back into the attached weights."""
         from safetensors.torch import load_file
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.adapters.base import Run, peft_task
+from luthier.adapters.base import Run
 from luthier.adapters.peft_part import PeftPart, TargetModules
 
 
@@ -14,6 +15,8 @@ class Vera(PeftPart):
     """Train two vectors for each linear layer: W x + b * (B (d * (A x))), with A and B random, frozen and shared."""
 
     type: Literal["vera"] = "vera"
+    config: ClassVar[str] = "VeraConfig"
+    called: ClassVar[Mapping[str, str]] = {"rank": "r", "dropout": "vera_dropout"}
     rank: Annotated[int, Field(gt=0)] = 256
     """Inner size of the shared matrices."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -27,14 +30,5 @@ class Vera(PeftPart):
     same: ClassVar[tuple[str, ...]] = ("r", "vera_dropout", "target_modules")
 
     def peft_settings(self, model: Any, run: Run) -> Any:
-        """A VeraConfig; the matrices are saved, so that they never depend on how random numbers are drawn."""
-        from peft import VeraConfig
-
-        return VeraConfig(
-            r=self.rank,
-            vera_dropout=self.dropout,
-            d_initial=self.d_initial,
-            target_modules=self.target_modules,
-            save_projection=True,
-            task_type=peft_task(model),
-        )
+        """The matrices are saved, so that they never depend on how random numbers are drawn."""
+        return self.made(model, save_projection=True)

@@ -6,17 +6,14 @@ Rows with virtual tokens cannot share a row of a micro-batch, so they are padded
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
-from luthier.adapters.base import Learnt, Run, peft_task
+from luthier.adapters.base import Learnt, Model, Run
 from luthier.adapters.peft_part import WEIGHTS, PeftPart
 from luthier.config import RunConfig
 from luthier.errors import ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 ENCODER = "prompt_encoder.safetensors"
 """The weights behind a prompt that is computed, which peft does not save: only with them can training go on."""
@@ -53,7 +50,7 @@ class Virtual(PeftPart):
             _encoder(tuned).load_state_dict(given.state_dict())
         return tuned
 
-    def save(self, model: PreTrainedModel, folder: Path) -> None:
+    def save(self, model: Model, folder: Path) -> None:
         """The prompt as peft writes it, and what it is computed from."""
         from safetensors.torch import save_file
 
@@ -61,7 +58,7 @@ class Virtual(PeftPart):
         if _computed(model):
             save_file(_encoder(model).state_dict(), folder / ENCODER)
 
-    def load(self, model: PreTrainedModel, folder: Path) -> None:
+    def load(self, model: Model, folder: Path) -> None:
         """The prompt, or what it is computed from."""
         from safetensors.torch import load_file
 
@@ -95,6 +92,7 @@ class Prompt(Embedded):
     """Train the embeddings of virtual tokens (prompt tuning, Lester et al. 2021, arXiv:2104.08691)."""
 
     type: Literal["prompt"] = "prompt"
+    config: ClassVar[str] = "PromptTuningConfig"
     prompt_tuning_init: Literal["sample_vocab", "text", "random"] = "sample_vocab"
     """First values: embeddings of tokens drawn at random, those of a text, or random numbers."""
     prompt_tuning_init_text: str | None = None
@@ -109,22 +107,17 @@ class Prompt(Embedded):
         return self
 
     def peft_settings(self, model: Any, run: Run) -> Any:
-        """A PromptTuningConfig."""
-        from peft import PromptTuningConfig
-
-        return PromptTuningConfig(
-            num_virtual_tokens=self.num_virtual_tokens,
-            prompt_tuning_init=self.prompt_tuning_init.upper(),
-            prompt_tuning_init_text=self.prompt_tuning_init_text,
-            tokenizer_name_or_path=model.name_or_path if self.prompt_tuning_init == "text" else None,
-            task_type=peft_task(model),
-        )
+        """With the tokenizer that cuts the text."""
+        tokenizer = model.name_or_path if self.prompt_tuning_init == "text" else None
+        start = self.prompt_tuning_init.upper()
+        return self.made(model, prompt_tuning_init=start, tokenizer_name_or_path=tokenizer)
 
 
 class PTuning(Embedded):
     """Train a network that makes the embeddings of virtual tokens (p-tuning, Liu et al. 2021, arXiv:2103.10385)."""
 
     type: Literal["p-tuning"] = "p-tuning"
+    config: ClassVar[str] = "PromptEncoderConfig"
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
     """The kind of network."""
     encoder_hidden_size: Annotated[int, Field(gt=0)] | None = None
@@ -132,22 +125,12 @@ class PTuning(Embedded):
 
     same: ClassVar[tuple[str, ...]] = ("num_virtual_tokens", "encoder_reparameterization_type", "encoder_hidden_size")
 
-    def peft_settings(self, model: Any, run: Run) -> Any:
-        """A PromptEncoderConfig."""
-        from peft import PromptEncoderConfig
-
-        return PromptEncoderConfig(
-            num_virtual_tokens=self.num_virtual_tokens,
-            encoder_reparameterization_type=self.encoder_reparameterization_type,
-            encoder_hidden_size=self.encoder_hidden_size,
-            task_type=peft_task(model),
-        )
-
 
 class Prefix(Virtual):
     """Train keys and values in front of every layer's own (prefix tuning, Li & Liang 2021, arXiv:2101.00190)."""
 
     type: Literal["prefix"] = "prefix"
+    config: ClassVar[str] = "PrefixTuningConfig"
     prefix_projection: bool = False
     """Compute them by a network of two layers, which is trained instead."""
     encoder_hidden_size: Annotated[int, Field(gt=0)] | None = None
@@ -160,14 +143,3 @@ class Prefix(Virtual):
         if config.train.gradient_checkpointing:
             return "layers that are computed again do not see the prefix; set train.gradient_checkpointing=false"
         return None
-
-    def peft_settings(self, model: Any, run: Run) -> Any:
-        """A PrefixTuningConfig."""
-        from peft import PrefixTuningConfig
-
-        return PrefixTuningConfig(
-            num_virtual_tokens=self.num_virtual_tokens,
-            prefix_projection=self.prefix_projection,
-            encoder_hidden_size=self.encoder_hidden_size,
-            task_type=peft_task(model),
-        )

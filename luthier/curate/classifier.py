@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.config import SourceConfig
-from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said, said
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Of, Said, said
 from luthier.data.clean.run import outcomes_of
-from luthier.errors import DataError, MissingExtra
+from luthier.errors import DataError
+from luthier.supplies import library
 
-Of = Literal["text", "question", "answer"]
 FEWEST = 10
 """Examples of each kind below which nothing can be said of what was learnt."""
 FOLDS = 5
@@ -80,11 +80,8 @@ class _Classifier(Cleaner):
 @cache
 def _learnt(good: str, bad: str, of: Of, model: str) -> tuple[Any, float]:
     """The classifier, and its balanced accuracy on examples that were left out in turn."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedKFold, cross_val_score
-    except ImportError:
-        raise MissingExtra("classifier", "scikit-learn", "clean") from None
+    linear = library("sklearn.linear_model", "classifier", "clean", called="scikit-learn")
+    selection = library("sklearn.model_selection", "classifier", "clean", called="scikit-learn")
     from luthier.models.embed import Embedder
 
     texts = {file: _texts(file, of) for file in (good, bad)}
@@ -95,9 +92,9 @@ def _learnt(good: str, bad: str, of: Of, model: str) -> tuple[Any, float]:
         raise DataError(f"classifier: {good} is given as good and as bad")
     vectors = Embedder.load(model).encode([*texts[good], *texts[bad]])
     labels = [0] * len(texts[good]) + [1] * len(texts[bad])
-    learner = LogisticRegression(C=10, class_weight="balanced", max_iter=1000)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    accuracy = float(cross_val_score(learner, vectors, labels, cv=folds, scoring="balanced_accuracy").mean())
+    learner = linear.LogisticRegression(C=10, class_weight="balanced", max_iter=1000)
+    folds = selection.StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    accuracy = float(selection.cross_val_score(learner, vectors, labels, cv=folds, scoring="balanced_accuracy").mean())
     by_chance = 0.5 + 1.64 * 0.25 * math.sqrt(sum(1 / len(found) for found in texts.values()))  # 19 times out of 20
     if accuracy <= by_chance:
         raise DataError(

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from luthier.data.augment.base import Guard, GuardSettings, Pair
-from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Of, Said
 
 BLOCK = 4096
 """Vectors that are compared at once."""
@@ -76,7 +76,7 @@ class Meaning(GuardSettings):
     """Lowest cosine of the vectors of a new row and of what it was made from."""
     most: Annotated[float, Field(ge=-1, le=1)] = 0.995
     """Highest cosine."""
-    of: Literal["text", "question", "answer"] = "question"
+    of: Of = "question"
     """What of them is compared, since most ways to make rows change the question; rows without turns whole."""
     model: str = "minilm-l6-v2"
     """The model that turns texts into vectors."""

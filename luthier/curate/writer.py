@@ -7,16 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from luthier.config import ModelConfig, Positive, Section
 from luthier.data.conversation import Conversation, Message
 from luthier.inference.engine import Engine, Sampling
+from luthier.supplies import shipped
 from luthier.system.kept import database
 
 
@@ -142,5 +141,5 @@ def asking(name: str, **texts: str) -> Conversation:
 @cache
 def prompts() -> dict[str, Any]:
     """What models are asked, by name."""
-    found: dict[str, Any] = yaml.safe_load(files("luthier.curate").joinpath("prompts.yaml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = shipped("luthier.curate", "prompts.yaml")
     return found

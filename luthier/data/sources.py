@@ -21,8 +21,9 @@ from luthier.data.files.base import How, kind_of, suffixes
 from luthier.data.files.columnar import plain
 from luthier.data.files.opened import CHUNK, PACKED, opened
 from luthier.data.formats.listed import listed
-from luthier.errors import DataError, MissingExtra
+from luthier.errors import DataError
 from luthier.plugins import suggestion
+from luthier.supplies import library
 
 HUB = "hub:"
 STDIN = "-"
@@ -199,10 +200,7 @@ def _stdin_rows(reading: How) -> Iterator[Row]:
 
 def _hub_rows(source: SourceConfig) -> Iterator[Row]:
     """Rows of a data set on the Hugging Face hub, as they come."""
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtra(source.path, "datasets", "data") from None
+    datasets = library("datasets", source.path, "data")
     name = source.path.removeprefix(HUB)
     try:
         found: Any = datasets.load_dataset(name, source.subset, split=source.split, streaming=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from luthier.data.files.base import suffixes
 from luthier.migrate import trainer
-from luthier.migrate.base import Draft, Refused, Rule, near
+from luthier.migrate.base import Draft, Refused, near
 from luthier.migrate.templates import own_template
 
 OBJECTIVES = {"dpo": "dpo", "ipo": "dpo", "kto": "kto", "orpo": "orpo", "simpo": "simpo"}
@@ -76,9 +75,7 @@ def _lora(draft: Draft) -> None:
     elif targets is not None:
         raise Refused("lora_target_modules", "must be a list of names")
     if draft.asked("lora_dropout"):
-        rate, still = draft.number("lora_dropout"), draft.facts.get("objective") not in ("sft", "pretrain")
-        said = "they switch dropout off in this method" if still and rate else ""
-        draft.map("lora_dropout", "adapter.dropout", 0.0 if still else rate, said, changed=bool(said))
+        trainer.dropout(draft, "method", still=draft.facts.get("objective") not in ("sft", "pretrain"))
     start = draft.value("peft_init_lora_weights")
     if start in ("pissa", "olora", "eva", "orthogonal"):
         draft.map("peft_init_lora_weights", "adapter.init_lora_weights", start)
@@ -127,11 +124,7 @@ def data(draft: Draft) -> None:
         draft.say("mapped", "test_datasets", "", "data.held_out")
         draft.say("not needed", "val_set_size", "test_datasets holds the held-out rows")
         return
-    share = draft.number("val_set_size")
-    if share >= 1:
-        raise Refused("val_set_size", "a number of rows cannot be held out; write a share below 1, or test_datasets")
-    note = "chosen by each row's content, so that equal rows stay on one side" if share else ""
-    draft.map("val_set_size", "data.held_out", share, note, changed=bool(share))
+    trainer.held_out(draft, "val_set_size", "test_datasets")
 
 
 def _sources(draft: Draft, key: str, entry: Any, notes: list[str]) -> list[dict[str, Any]]:
@@ -142,12 +135,8 @@ def _sources(draft: Draft, key: str, entry: Any, notes: list[str]) -> list[dict[
     where = entry["path"]
     if unknown := sorted(name for name in entry if name not in known and entry[name] is not None):
         raise Refused(key, f"{where}: {unknown[0]} cannot be translated; {near(unknown[0], known)}")
-    files = entry.get("data_files") or [where]
-    found = [Path(file) for file in ([files] if isinstance(files, str) else files)]
-    if len(found) == 1 and found[0].is_dir():
-        found = sorted(file for file in found[0].iterdir() if file.suffix in suffixes())
-    if not found or not all(file.is_file() for file in found):
-        raise Refused(key, f"{where} is not on this machine; download the data set and name its file in path")
+    missing = "is not on this machine; download the data set and name its file in path"
+    found = trainer.files_of(key, entry, missing)
     for name, allowed in (("split", (None, "train")), ("name", (None,)), ("shards", (None, 1))):
         if entry.get(name) not in allowed:
             raise Refused(key, f"{where}: {name} {entry[name]!r}: every row of a file is read")
@@ -241,39 +230,6 @@ def lengths(draft: Draft) -> None:
     note = "rows.json names longer rows, and rows that cannot be used and are left out"
     draft.say("mapped", "sequence_len", note, "data.max_length", "data.bad_rows")
     draft.map("excess_length_strategy", "data.over_length", over[how])
-    if draft.value("sample_packing") is True:
-        step = (
-            "their step holds packs of sequence_len tokens, one of Luthier's train.batch_size rows: raise it by as many"
-        )
-        draft.say("changed", "sample_packing", step, "train.batch_size")
-    draft.say(
-        "not needed", () if "sample_packing" in draft.lines else "sample_packing", "a layout, which changes nothing"
-    )
-
-
-def recomputation(draft: Draft) -> None:
-    """Offloading is no kind of it here."""
-    how = draft.value("gradient_checkpointing")
-    note = "" if isinstance(how, bool) else "recomputed, not offloaded"
-    draft.map("gradient_checkpointing", "train.gradient_checkpointing", how is not False, note, changed=bool(note))
-
-
-def preference(draft: Draft) -> None:
-    """Keys of objectives that compare answers."""
-    objective = draft.facts.get("objective")
-    paths = {
-        "rl_beta": ("beta", ("dpo", "kto", "simpo")),
-        "dpo_beta": ("beta", ("dpo",)),
-        "orpo_alpha": ("beta", ("orpo",)),
-        "rpo_alpha": ("sft_weight", ("dpo",)),
-        "cpo_alpha": ("sft_weight", ("simpo",)),
-        "simpo_gamma": ("gamma", ("simpo",)),
-        "dpo_label_smoothing": ("label_smoothing", ("dpo",)),
-    }
-    for key, (path, those) in paths.items():
-        if draft.asked(key) and objective in those:
-            draft.map(key, f"objective.{path}", draft.number(key))
-        draft.say("not needed", () if key in draft.lines else key, f"matters only with {' or '.join(those)}")
 
 
 def shares(draft: Draft) -> None:
@@ -313,32 +269,3 @@ def schedule(draft: Draft) -> None:
     if draft.value("cosine_min_lr_ratio") is not None:
         draft.put("train.schedule.minimum", draft.number("cosine_min_lr_ratio"))
         draft.say("mapped", "cosine_min_lr_ratio", "", "train.schedule.minimum")
-
-
-def types(draft: Draft) -> None:
-    """Weights and arithmetic in one type."""
-    if draft.value("float16") is True:
-        raise Refused("float16", "weights in float16 cannot be trained; write fp16: true")
-    if draft.value("bfloat16") is True:
-        draft.put("model.dtype", "bfloat16")
-        said = "the weights that are trained are kept in float32"
-        draft.map("bfloat16", "train.precision", "bf16", said, changed=True)
-    elif draft.value("float32") is True:
-        draft.map("float32", "train.precision", "fp32")
-    draft.say("not needed", [key for key in ("bfloat16", "float16", "float32") if key not in draft.lines], "off")
-
-
-def watched(draft: Draft) -> None:
-    """TensorBoard by a key of its own."""
-    if draft.value("use_tensorboard") is True:
-        draft.map("use_tensorboard", "output.trackers", ["tensorboard"])
-    draft.say("not needed", () if "use_tensorboard" in draft.lines else "use_tensorboard", "off")
-
-
-RULES: dict[str, Rule] = trainer.RULES | {
-    rule.__name__: rule
-    for rule in (
-        method, adapter, model, templates, data, lengths, recomputation, preference, shares, saves, evaluations,
-        schedule, types, watched,
-    )
-}  # fmt: skip

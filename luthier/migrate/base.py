@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,6 @@ Outcome = Literal["mapped", "changed", "not needed", "refused", "default"]
 
 SECRETS = ("token", "api_key", "secret", "webhook_url")
 """Ends of keys whose values are shown to nobody."""
-
 
 NEAR, FEW = 0.75, 20
 """How alike a name must be to be meant; how many names are told."""
@@ -50,10 +50,22 @@ class Entry(Settings):
     """Why there is nothing to write."""
     refused: str = ""
     """Why it cannot be, and what to write instead."""
+    write: Any = None
+    """What is written, where that is not the value itself."""
+    besides: dict[str, Any] = Field(default={})
+    """Other keys here that are written with it."""
+    read: Literal["", "number", "whole"] = ""
+    """As what the value is read."""
+    see: str = ""
+    """A key here that it bears on, where nothing is written."""
     harmless: list[Any] = Field(default=[])
     """Values that ask for nothing else than what Luthier does."""
     when: dict[str, list[Any]] = Field(default={})
     """Values of other keys under which this one matters; else it is not needed."""
+    where: dict[str, list[Any]] = Field(default={})
+    """Values of keys, of itself too, with which this case holds."""
+    cases: list[Entry] = Field(default=[])
+    """What becomes of it from case to case; the first that holds decides."""
     rule: str = ""
     """The function that decides."""
 
@@ -78,8 +90,8 @@ class TableFile(Settings):
     """What holds here whatever the file says."""
     defaults: dict[str, Any] = Field(default={})
     """What the tool does where the file does not say, and Luthier would not do."""
-    mapped: dict[str, str | Entry] = Field(default={})
-    """Keys with a key here."""
+    mapped: dict[str, str | Entry | list[Entry]] = Field(default={})
+    """Keys with a key here, and keys of which their values, or those of others, decide."""
     rules: dict[str, list[str]] = Field(default={})
     """Functions, and the keys that each decides about."""
     not_needed: list[Reason] = Field(default=[])
@@ -116,7 +128,8 @@ def table(name: str) -> Table:
     for rule, keys in file.rules.items():
         entries |= {key: Entry(rule=rule) for key in keys}
     for key, entry in file.mapped.items():
-        entries[key] = Entry(to=entry) if isinstance(entry, str) else entry
+        cases = entry if isinstance(entry, list) else []
+        entries[key] = entry if isinstance(entry, Entry) else Entry(cases=cases) if cases else Entry(to=str(entry))
     for reason in file.not_needed:
         entries |= {key: Entry(not_needed=reason.why, when=reason.when) for key in reason.keys}
     for reason in file.refused:
@@ -167,6 +180,8 @@ class Draft:
     """What is known besides, such as the number of devices or the objective; conditions read it like keys."""
     tree: dict[str, Any] = field(default_factory=dict)
     """The config here."""
+    written: dict[str, Any] = field(default_factory=dict)
+    """The same by paths."""
     lines: dict[str, Line] = field(default_factory=dict)
     """What became of each key."""
 
@@ -203,10 +218,8 @@ class Draft:
 
     def text(self, key: str) -> str | None:
         """The same as text, where anything holds; raises Refused."""
-        value = self.value(key)
-        if value is not None and not isinstance(value, str):
-            raise Refused(key, f"must be text, not {value!r}")
-        return value
+        found: str | None = self._of(str, key, "be text")
+        return found
 
     def names(self, key: str) -> list[str]:
         """The same as names, in a list or with commas between; raises Refused."""
@@ -225,10 +238,13 @@ class Draft:
 
     def mapping(self, key: str) -> dict[str, Any]:
         """The same as keys and values; raises Refused."""
+        return dict(self._of(dict, key, "hold keys and values") or {})
+
+    def _of(self, kind: type, key: str, must: str) -> Any:
         value = self.value(key)
-        if value is not None and not isinstance(value, dict):
-            raise Refused(key, f"must hold keys and values, not {value!r}")
-        return dict(value or {})
+        if value is not None and not isinstance(value, kind):
+            raise Refused(key, f"must {must}, not {value!r}")
+        return value
 
     def put(self, path: str, value: Any) -> None:
         """Write one key here, for example `train.seed`."""
@@ -239,14 +255,7 @@ class Draft:
             if isinstance(inner, str):  # a part by its name alone gets keys
                 inner = tree[section] = {"type": inner}
             tree = inner
-        tree[last] = value
-
-    def at(self, path: str) -> Any:
-        """What is written there, if anything is."""
-        found: Any = self.tree
-        for key in path.split("."):
-            found = found.get(key) if isinstance(found, dict) else None
-        return found
+        tree[last] = self.written[path] = value
 
     def say(self, outcome: Outcome, keys: str | Iterable[str], note: str = "", *to: str) -> None:
         """What became of keys that the file has; of those it lacks, that their defaults were written."""
@@ -266,7 +275,7 @@ class Draft:
         """
         keys = [keys] if isinstance(keys, str) else list(keys)
         other = next((k for k in self.lines if path in self.lines[k].to and self.asked(k) and k not in keys), None)
-        if other is not None and any(map(self.asked, keys)) and self.at(path) not in (None, value):
+        if other is not None and any(map(self.asked, keys)) and self.written.get(path) not in (None, value):
             raise Refused(next(filter(self.asked, keys)), f"{other} says what {path} is too; keep one of both")
         self.put(path, value)
         self.say("changed" if changed else "mapped", keys, note, path)
@@ -275,7 +284,14 @@ class Draft:
 Rule = Callable[[Draft], None]
 
 
-def translate(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule], facts: Mapping[str, Any]) -> Draft:
+def rule(name: str, tool: str) -> Rule:
+    """The function of that name in the module of a tool, else in that of the trainer."""
+    places = [import_module(f"{__package__}.{module}") for module in (tool, "trainer")]
+    found: Rule = next(getattr(place, name) for place in places if hasattr(place, name))
+    return found
+
+
+def translate(name: str, given: Mapping[str, Any], facts: Mapping[str, Any]) -> Draft:
     """Every key of a config through a table and its rules; each that the file has is in `lines` in the end."""
     chosen = table(name)
     known = {key: chosen.renames.get(key, key) for key in given if key in chosen.keys}
@@ -286,8 +302,8 @@ def translate(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule], fa
     for key, why in [(key, why) for key in said if (why := _unusable(said[key]))]:
         draft.say("refused", key, why)
         del said[key]  # so that no rule takes it for what it is not
-    for rule in dict.fromkeys(entry.rule for entry in chosen.entries.values() if entry.rule):
-        _decided(draft, rules[rule])
+    for decides in dict.fromkeys(entry.rule for entry in chosen.entries.values() if entry.rule):
+        _decided(draft, rule(decides, name))
     for key in said:
         if key not in draft.lines:
             _decided(draft, partial(_entry, key=key, entry=chosen.entries[key]))
@@ -338,13 +354,16 @@ def _read(value: Any) -> Any:
 def _entry(draft: Draft, key: str, entry: Entry) -> None:
     """Decide about one key by its entry."""
     value = draft.value(key)
-    if entry.rule:
+    if entry.cases:
+        holds = (one for one in entry.cases if all(_among(draft.value(k), few) for k, few in one.where.items()))
+        _entry(draft, key, next(holds))
+    elif entry.rule:
         draft.say("refused", key, UNREAD)
     elif other := next((k for k, allowed in entry.when.items() if draft.value(k) not in allowed), None):
         draft.say("not needed", key, f"matters only with {other}: {' or '.join(map(str, entry.when[other]))}")
     elif entry.not_needed:
         draft.say("not needed", key, entry.not_needed)
-    elif any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in entry.harmless):
+    elif _among(value, entry.harmless):
         draft.say("not needed", key, "as here")
     elif entry.refused:
         draft.say("refused", key, entry.refused)
@@ -352,10 +371,19 @@ def _entry(draft: Draft, key: str, entry: Entry) -> None:
         allowed = ", ".join(map(str, entry.values))
         draft.say("refused", key, f"there is nothing like it here; what can be translated: {allowed}")
     elif entry.to:
-        ours = entry.values[value] if entry.values else value
+        read = {"": draft.value, "number": draft.number, "whole": draft.whole}[entry.read]
+        ours = entry.values[value] if entry.values else read(key) if entry.write is None else entry.write
         draft.map(key, entry.to, ours, entry.changed, changed=bool(entry.changed))
+        for path, constant in entry.besides.items():
+            draft.put(path, constant)
+            draft.say("changed", key, entry.changed, entry.to, *entry.besides)
     else:
-        draft.say("changed", key, entry.changed)
+        draft.say("changed", key, entry.changed, *filter(None, [entry.see]))
+
+
+def _among(value: Any, few: Iterable[Any]) -> bool:
+    """Whether a value is one of a few; true is not 1."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in few)
 
 
 def near(key: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from luthier.data.dataset_info import FILE, DataSets
 from luthier.errors import DataError
 from luthier.migrate import trainer
-from luthier.migrate.base import Draft, Refused, Rule
+from luthier.migrate.base import Draft, Refused
 from luthier.migrate.templates import own_template
 
 STEP = (
@@ -70,9 +70,7 @@ def adapter(draft: Draft) -> None:
     elif kind == "oft" and draft.asked("additional_target"):
         raise Refused("additional_target", "OFT trains nothing besides here; LoRA does")
     if thin and draft.asked("lora_dropout"):
-        rate, without = draft.number("lora_dropout"), draft.value("stage") in ("dpo", "kto")
-        said = "they switch dropout off in this stage" if without and rate else ""
-        draft.map("lora_dropout", "adapter.dropout", 0.0 if without else rate, said, changed=bool(said))
+        trainer.dropout(draft, "stage", still=draft.value("stage") in ("dpo", "kto"))
     unread = [k for k in ("lora_target", "oft_target", "additional_target", "lora_dropout") if k not in draft.lines]
     draft.say("not needed", unread, f"not read with finetuning_type: {draft.value('finetuning_type')}")
 
@@ -80,17 +78,6 @@ def adapter(draft: Draft) -> None:
 def _targets(draft: Draft, key: str) -> str | list[str]:
     names = draft.names(key)
     return "all-linear" if names == ["all"] else names
-
-
-def pissa(draft: Draft) -> None:
-    """Where LoRA starts."""
-    if draft.value("pissa_init") is not True or draft.facts.get("adapter") != "lora":
-        draft.say("not needed", ("pissa_init", "pissa_iter"), "LoRA starts at random")
-        return
-    draft.map("pissa_init", "adapter.init_lora_weights", "pissa")
-    if draft.value("pissa_iter") != -1:
-        draft.say("changed", "pissa_iter", "the singular values are exact, not estimated", "adapter.init_lora_weights")
-    draft.say("not needed", "pissa_iter" if draft.value("pissa_iter") == -1 else (), "exact, as here")
 
 
 def freeze(draft: Draft) -> None:
@@ -176,11 +163,7 @@ def data(draft: Draft) -> None:
         _sources(draft, sets, "eval_dataset", "data.held_out")
         draft.say("not needed", "val_size", "eval_dataset holds the held-out rows")
         return
-    share = draft.number("val_size")
-    if share >= 1:
-        raise Refused("val_size", "a number of rows cannot be held out; write a share below 1, or eval_dataset")
-    note = "chosen by each row's content, so that equal rows stay on one side" if share else ""
-    draft.map("val_size", "data.held_out", share, note, changed=bool(share))
+    trainer.held_out(draft, "val_size", "eval_dataset")
 
 
 def _sources(draft: Draft, sets: DataSets, key: str, ours: str) -> None:
@@ -211,19 +194,6 @@ def lengths(draft: Draft) -> None:
     if packed:
         draft.say("changed", ("packing", "neat_packing"), STEP, "train.batch_size")
     draft.say("not needed", () if packed else ("packing", "neat_packing"), "a layout, which changes nothing here")
-
-
-def pure_bf16(draft: Draft) -> None:
-    """Arithmetic in bf16, and the frozen weights."""
-    if draft.value("pure_bf16") is not True:
-        draft.say("not needed", "pure_bf16", "off")
-        return
-    draft.put("train.precision", "bf16")
-    frozen = draft.facts.get("adapter") in ("lora", "qlora", "oft")
-    if frozen:
-        draft.put("model.dtype", "bfloat16")
-    paths = ("train.precision", *(("model.dtype",) if frozen else ()))
-    draft.say("changed", "pure_bf16", "the weights that are trained are kept in float32", *paths)
 
 
 def recomputation(draft: Draft) -> None:
@@ -270,12 +240,3 @@ def reference(draft: Draft) -> None:
             "ref_model", "the reference is the model that training starts from; drop the key if that is meant"
         )
     draft.say("not needed", "ref_model", "the reference is the model that training starts from")
-
-
-RULES: dict[str, Rule] = trainer.RULES | {
-    rule.__name__: rule
-    for rule in (
-        method, adapter, pissa, freeze, model, templates, data, lengths, pure_bf16, recomputation, low_memory, judge,
-        reference,
-    )
-}  # fmt: skip

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import yaml
 
 from luthier.config import RunConfig, apply_override, parse_config, read_tree
 from luthier.errors import ConfigError, Problem
-from luthier.migrate.base import UNREAD, Line, Rule, table, translate
+from luthier.migrate.base import UNREAD, Line, table, translate
 
 TOOLS = ("llamafactory", "axolotl", "trl")
 NATIVE = ("model", "data", "objective", "train", "output")
@@ -109,8 +108,7 @@ def translation(
     if tool == "trl" and method not in METHODS:
         said = "TRL's command says what is learnt, not its config" if method is None else f"no method {method!r}"
         raise ConfigError(f"{said}: luthier migrate {source} --method {' | '.join(METHODS)}", source=source)
-    rules: dict[str, Rule] = import_module(f"luthier.migrate.{tool}").RULES
-    draft = translate(tool, tree, rules, {"devices": devices, "method": method})
+    draft = translate(tool, tree, {"devices": devices, "method": method})
     order = [*tree, *(key for key in draft.lines if key not in tree)]
     ours = {section: draft.tree[section] for section in RunConfig.model_fields if section in draft.tree}
     return Translation(source, draft.table.title, ours, [draft.lines[key] for key in order])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from luthier.migrate.base import Draft, Line, Refused, Rule
+from luthier.data.files.base import suffixes
+from luthier.migrate.base import Draft, Line, Refused
 
 ENDLESS = 1_000_000
 """Epochs where the number of steps alone ends a run."""
@@ -132,20 +134,6 @@ def precision(draft: Draft) -> None:
     draft.say("not needed", rest, "off" if on else "train.precision: auto takes what the hardware has")
 
 
-def noise(draft: Draft) -> None:
-    """Label smoothing and NEFTune, which only objectives on tokens have."""
-    on_tokens = draft.value("objective") in ("sft", "pretrain")
-    if on_tokens:
-        for key, path in (("label_smoothing_factor", "label_smoothing"), ("neftune_noise_alpha",) * 2):
-            if draft.asked(key):
-                draft.map(key, f"objective.{path}", draft.number(key))
-    elif draft.asked("neftune_noise_alpha") and draft.number("neftune_noise_alpha"):
-        raise Refused("neftune_noise_alpha", "only objective: sft and pretrain have it")
-    draft.say(
-        "not needed", () if on_tokens else ("label_smoothing_factor", "neftune_noise_alpha"), "without effect here"
-    )
-
-
 def saves(draft: Draft) -> None:
     """How often a checkpoint is written, and how many are kept."""
     every = _every(draft, "save_strategy", "save_steps")
@@ -184,18 +172,6 @@ def _every(draft: Draft, strategy: str, steps: str, *, default: int = 500) -> st
     )
 
 
-def best(draft: Draft) -> None:
-    """Which weights are kept in the end."""
-    metric = draft.value("metric_for_best_model")
-    if draft.value("load_best_model_at_end") and metric not in (None, "loss", "eval_loss"):
-        raise Refused(
-            "metric_for_best_model", "the best weights are those with the lowest held-out loss: write eval_loss"
-        )
-    kept = "best" if draft.value("load_best_model_at_end") else "last"
-    draft.map("load_best_model_at_end", "output.final", kept)
-    draft.say("not needed", ("metric_for_best_model", "greater_is_better"), "the lowest held-out loss is the best")
-
-
 def trackers(draft: Draft) -> None:
     """Where numbers go besides the run's folder."""
     names = draft.names("report_to")
@@ -206,29 +182,31 @@ def trackers(draft: Draft) -> None:
     draft.say("not needed", [] if "tensorboard" in names else "report_to", "numbers are always in metrics.jsonl")
 
 
-def resume(draft: Draft) -> None:
-    """A run goes on by itself; only another run's checkpoint would be news."""
-    key = "resume_from_checkpoint"
-    if draft.value(key) in (None, True, False, "true", "false", ""):
-        draft.say("not needed", key, "an interrupted run of the same config goes on by itself")
-    else:
-        raise Refused(key, "their checkpoints cannot be resumed; to start from their weights, name them as the model")
+# ---- what other rules share ----------------------------------------------------------------------------------------
 
 
-RULES: dict[str, Rule] = {
-    rule.__name__: rule
-    for rule in (
-        batch,
-        duration,
-        warmup,
-        schedule,
-        optimizer,
-        precision,
-        noise,
-        saves,
-        evaluations,
-        best,
-        trackers,
-        resume,
-    )
-}
+def dropout(draft: Draft, where: str, *, still: bool) -> None:
+    """LoRA's dropout, which they switch off in some methods."""
+    rate = draft.number("lora_dropout")
+    said = f"they switch dropout off in this {where}" if still and rate else ""
+    draft.map("lora_dropout", "adapter.dropout", 0.0 if still else rate, said, changed=bool(said))
+
+
+def held_out(draft: Draft, key: str, other: str) -> None:
+    """A share of the rows; `other` is the key that names files of them."""
+    share = draft.number(key)
+    if share >= 1:
+        raise Refused(key, f"a number of rows cannot be held out; write a share below 1, or {other}")
+    note = "chosen by each row's content, so that equal rows stay on one side" if share else ""
+    draft.map(key, "data.held_out", share, note, changed=bool(share))
+
+
+def files_of(key: str, entry: dict[str, Any], missing: str) -> list[Path]:
+    """The files of a data set: those it names, or those of a folder."""
+    files = entry.get("data_files") or [entry["path"]]
+    found = [Path(file) for file in ([files] if isinstance(files, str) else files)]
+    if len(found) == 1 and found[0].is_dir():
+        found = sorted(file for file in found[0].iterdir() if file.suffix in suffixes())
+    if not found or not all(file.is_file() for file in found):
+        raise Refused(key, f"{entry['path']} {missing}")
+    return found

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from luthier.data.files.base import suffixes
 from luthier.data.formats.base import SAMPLE_ROWS, recognise
 from luthier.data.sources import read_rows
 from luthier.migrate import trainer
-from luthier.migrate.base import Draft, Refused, Rule
+from luthier.migrate.base import Draft, Refused
 
 ONLINE = ("grpo", "rloo")
 
@@ -39,9 +37,6 @@ def method(draft: Draft) -> None:
     if own is not None:
         draft.put("objective.sft_weight", own)
     draft.say("mapped", ("loss_type", "loss_weights"), "", "objective")
-    if name == "dpo" and draft.asked("label_smoothing"):
-        draft.map("label_smoothing", "objective.label_smoothing", draft.number("label_smoothing"))
-    draft.say("not needed", () if name == "dpo" else "label_smoothing", "matters only with method: dpo")
 
 
 def peft(draft: Draft) -> None:
@@ -58,9 +53,7 @@ def peft(draft: Draft) -> None:
         draft.map(f"load_in_{bits}bit", "adapter.bits", bits)
     if thin:
         still = draft.facts["method"] not in ("sft", *ONLINE) and draft.value("disable_dropout") is not False
-        rate = 0.0 if still else draft.number("lora_dropout")
-        note = "they switch dropout off in this method" if still else ""
-        draft.map("lora_dropout", "adapter.dropout", rate, note, changed=still)
+        trainer.dropout(draft, "method", still=still)
         targets = draft.value("lora_target_modules")
         if targets is None:
             draft.put("adapter.target_modules", ["q_proj", "v_proj"])  # peft's choice for most families
@@ -98,12 +91,7 @@ def _sources(key: str, entry: Any) -> list[dict[str, Any]]:
         raise Refused(key, f"{unknown[0]}: belongs to a hub; name files in data_files")
     if entry.get("split") not in (None, "train"):
         raise Refused(key, f"split {entry['split']!r} belongs to a hub; name the file")
-    files = entry.get("data_files") or [entry["path"]]
-    found = [Path(file) for file in ([files] if isinstance(files, str) else files)]
-    if len(found) == 1 and found[0].is_dir():
-        found = sorted(file for file in found[0].iterdir() if file.suffix in suffixes())
-    if not found or not all(file.is_file() for file in found):
-        raise Refused(key, f"{entry['path']} is not a file on this machine; download the data set and name its file")
+    found = trainer.files_of(key, entry, "is not a file on this machine; download the data set and name its file")
     columns = {"columns": {name: name for name in entry["columns"]}} if entry.get("columns") else {}
     return [{"path": str(file)} | columns for file in found]
 
@@ -125,20 +113,13 @@ def _learnt(draft: Draft, source: dict[str, Any]) -> None:
 def lengths(draft: Draft) -> None:
     """Longest sequences, and packing."""
     online = draft.facts["method"] in ONLINE
-    if draft.value("truncation_mode") == "keep_end":
-        raise Refused("truncation_mode", "the beginning is kept; write keep_start, or data.over_length: split")
     if online:
-        draft.say("not needed", ("max_length", "truncation_mode"), "a prompt is not cut")
+        draft.say("not needed", "max_length", "a prompt is not cut")
     else:
         draft.put("data.over_length", "truncate")
         note = "longer rows lose their end; rows.json names them, and those that cannot be used and are left out"
         draft.put("data.max_length", draft.whole("max_length"))
         draft.say("mapped", "max_length", note, "data.max_length", "data.over_length", "data.bad_rows")
-        draft.say("mapped", "truncation_mode", "", "data.over_length")
-    if draft.value("packing") is True:
-        step = "their step holds packs of max_length tokens, and one of Luthier's train.batch_size rows: raise it"
-        draft.say("changed", "packing", f"{step}; packed rows never see each other", "train.batch_size")
-    draft.say("not needed", () if "packing" in draft.lines else "packing", "a layout, which changes nothing here")
 
 
 def judge(draft: Draft) -> None:
@@ -156,23 +137,16 @@ def judge(draft: Draft) -> None:
 
 
 def online(draft: Draft) -> None:
-    """How many answers are drawn, and from how many the same steps learn."""
-    keys = ("num_generations", "steps_per_generation", "generation_batch_size", "scale_rewards")
+    """From how many answers the same steps learn."""
+    keys = ("steps_per_generation", "generation_batch_size")
     if draft.facts["method"] not in ONLINE:
         draft.say("not needed", keys, f"matters only with method: {' or '.join(ONLINE)}")
         return
-    draft.map("num_generations", "objective.samples", draft.whole("num_generations"))
-    if draft.value(keys[1]) not in (None, draft.value("gradient_accumulation_steps")) or draft.asked(keys[2]):
+    if draft.value(keys[0]) not in (None, draft.value("gradient_accumulation_steps")) or draft.asked(keys[1]):
         raise Refused(
-            keys[2] if draft.asked(keys[2]) else keys[1], "answers are drawn for one step; see objective.updates"
+            keys[1] if draft.asked(keys[1]) else keys[0], "answers are drawn for one step; see objective.updates"
         )
-    draft.say("not needed", keys[1], "answers are drawn for one step")
-    scale = draft.value(keys[3])
-    if draft.facts["method"] == "grpo" and scale is not None:
-        if scale == "batch":
-            raise Refused(keys[3], "advantages are scaled in their group; write group or none")
-        draft.map(keys[3], "objective.scale_rewards", scale in (True, "group", "true"))
-    draft.say("not needed", () if keys[3] in draft.lines else keys[3], "matters only with method: grpo")
+    draft.say("not needed", keys[0], "answers are drawn for one step")
 
 
 def batch(draft: Draft) -> None:
@@ -196,10 +170,3 @@ def chat(draft: Draft) -> None:
         if not str(draft.value(key)).endswith(".jinja"):
             raise Refused(key, "must be a .jinja file")
         draft.map(key, "model.chat_template", draft.value(key))
-    if draft.asked("chat_template_kwargs"):
-        draft.map("chat_template_kwargs", "model.template_options", draft.value("chat_template_kwargs"))
-
-
-RULES: dict[str, Rule] = trainer.RULES | {
-    rule.__name__: rule for rule in (method, peft, data, lengths, judge, online, chat, batch)
-}

@@ -13,13 +13,11 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
-
-import yaml
 
 from luthier.errors import ModelError
 from luthier.plugins import suggestion
+from luthier.supplies import shipped
 from luthier.system.files import atomic_folder, sha256_of
 from luthier.system.home import home
 
@@ -56,8 +54,7 @@ class Entry:
 @cache
 def entries() -> dict[str, Entry]:
     """The catalogue by name."""
-    text = files("luthier.models").joinpath("catalogue.yaml").read_text(encoding="utf-8")
-    return {name: Entry(name=name, **values) for name, values in yaml.safe_load(text).items()}
+    return {name: Entry(name=name, **values) for name, values in shipped("luthier.models", "catalogue.yaml").items()}
 
 
 def fetch(name: str) -> Path:

@@ -4,7 +4,7 @@ What it does: asks the renderer for token sequences with a mask, and sums a loss
 the units of the whole step, counted over all micro-batches and devices before the first backward pass, so that
 accumulation is exact.
 What it must not know: the model (it never calls it), devices, batch sizes, the optimizer.
-How to add one: one file here with one class, one line in `plugins.BUILT_IN["objective"]` (or an entry point
+How to add one: one file here with one class, one line under `objective` in `plugins.yaml` (or an entry point
 `luthier.objective`). Import torch inside the methods, or only use methods of the tensors given.
 """
 

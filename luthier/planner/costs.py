@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 from luthier.distributed.mesh import Axes
 from luthier.planner.shape import Counts, Shape
+from luthier.supplies import shipped
 
 WIDE = 4
 """Bytes of a gradient, and of each of the two numbers that AdamW keeps."""
@@ -42,9 +42,7 @@ class Device:
 @cache
 def known_devices() -> Mapping[str, Mapping[str, Any]]:
     """The table of `devices.yaml`."""
-    import yaml
-
-    table: dict[str, dict[str, Any]] = yaml.safe_load((files("luthier.planner") / "devices.yaml").read_text("utf-8"))
+    table: dict[str, dict[str, Any]] = shipped("luthier.planner", "devices.yaml")
     return {name: {key: float(value) for key, value in row.items()} for name, row in table.items()}
 
 

@@ -1,6 +1,6 @@
 """Rewards: what an answer is worth. Each is a part with `open`, which gives a function of tasks and answers.
 
-To add one: a class here, one line in `plugins.BUILT_IN["reward"]` (or an entry point `luthier.reward`).
+To add one: a class here, one line under `reward` in `plugins.yaml` (or an entry point `luthier.reward`).
 """
 
 from __future__ import annotations

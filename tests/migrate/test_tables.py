@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.migrate.base import table
+from luthier.migrate.base import Entry, rule, table
 from luthier.migrate.tools import METHODS, TOOLS
 from tests.house.test_keys import SNAPSHOT
 
@@ -19,6 +19,11 @@ PARTS = ("adapter", "objective", "train.optimizer")
 def fields(kind: type[Any]) -> set[str]:
     """The options of a dataclass of arguments."""
     return {field.name for field in dataclasses.fields(kind) if field.init}
+
+
+def entries(tool: str) -> list[tuple[str, Entry]]:
+    """What becomes of every key, case by case."""
+    return [(key, one) for key, entry in table(tool).entries.items() for one in (entry, *entry.cases)]
 
 
 def test_every_key_of_llamafactory() -> None:
@@ -58,7 +63,7 @@ def test_every_common_key_of_axolotl() -> None:
 def test_what_is_written_is_a_key_here(tool: str) -> None:
     """Sections with kinds have the key in one of them."""
     known = set(SNAPSHOT.read_text(encoding="utf-8").splitlines())
-    for key, entry in table(tool).entries.items():
+    for key, entry in entries(tool):
         if entry.to is None:
             continue
         part = next((part for part in PARTS if entry.to.startswith(f"{part}.")), None)
@@ -68,16 +73,14 @@ def test_what_is_written_is_a_key_here(tool: str) -> None:
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_every_rule_is_there_and_every_entry_says_one_thing(tool: str) -> None:
-    from importlib import import_module
-
-    rules, chosen = import_module(f"luthier.migrate.{tool}").RULES, table(tool)
-    for key, entry in chosen.entries.items():
-        ways = [entry.rule, entry.to, entry.not_needed, entry.refused]
+    chosen = table(tool)
+    known = {*chosen.entries, "objective", "adapter", "adapter_type", "method"}
+    for key, entry in entries(tool):
+        ways = [entry.rule, entry.to, entry.not_needed, entry.refused, entry.cases]
         assert sum(bool(way) for way in ways) == 1 or (not any(ways) and entry.changed), key
-        assert not entry.rule or entry.rule in rules, key
-        assert all(
-            other in chosen.keys or other in ("objective", "adapter", "adapter_type", "method") for other in entry.when
-        )
+        assert not entry.rule or callable(rule(entry.rule, tool)), key
+        assert not entry.cases or not entry.cases[-1].where, f"{key}: the last case must always hold"
+        assert known >= entry.when.keys() | entry.where.keys(), key
     assert set(chosen.defaults) <= set(chosen.entries)
 
 

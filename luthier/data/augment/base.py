@@ -3,8 +3,8 @@
 What they do: `Augmenter.make` gives candidates, each a changed copy of a row (or of several); `Guard.judge` compares
 each with what it was made from. Both are deterministic.
 What they must not know: files, layouts, tokenizers, configs, sides; they are only ever shown rows that are trained on.
-How to add one: one file here with a settings class and what it builds, one line in `plugins.BUILT_IN["augmenter"]` or
-`["guard"]` (or an entry point `luthier.augmenter`, `luthier.guard` in a package of your own).
+How to add one: one file here with a settings class and what it builds, one line under `augmenter` or `guard` in
+`plugins.yaml` (or an entry point `luthier.augmenter`, `luthier.guard` in a package of your own).
 """
 
 from __future__ import annotations

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from luthier.data.clean.repair import CODE
+from luthier.supplies import shipped
 
 FACTS = {
     "code": re.compile(CODE.pattern + r"|^(?: {4}|\t)[^\n]*$|^[^\n]*[{};][ \t]*$|\$[^$\n]+\$", CODE.flags),
@@ -73,7 +71,7 @@ def sentences(line: str) -> list[str]:
 @cache
 def words_of(*path: str) -> frozenset[str]:
     """A list of lists.yaml, whose lines hold several words each."""
-    found: Any = yaml.safe_load(files("luthier.data.augment").joinpath("lists.yaml").read_text(encoding="utf-8"))
+    found: Any = shipped("luthier.data.augment", "lists.yaml")
     for key in path:
         found = found[key]
     return frozenset(word for line in found for word in line.split())

@@ -9,21 +9,19 @@ from pydantic import Field
 
 from luthier.data.augment.base import Guard, GuardSettings, Pair
 from luthier.data.augment.facts import facts
-from luthier.data.clean.base import Drop, Said
-from luthier.data.clean.near import Index, Sketch
+from luthier.data.clean.base import Drop, Of, Said
+from luthier.data.clean.near import Index
 
 
-class Facts(GuardSettings):
+class Facts(GuardSettings, Guard):
     """The same numbers, names, code, addresses and placeholders, as often. Names of scripts without capitals pass."""
 
     type: Literal["facts"] = "facts"
 
     def build(self) -> Guard:
         """Nothing to load."""
-        return _Facts()
+        return self
 
-
-class _Facts(Guard):
     def judge(self, pairs: Sequence[Pair]) -> Sequence[Drop | None]:
         """What is lost or added of each candidate."""
         return [self._judged(pair) for pair in pairs]
@@ -44,7 +42,7 @@ class NearDuplicates(GuardSettings):
     type: Literal["near-duplicates"] = "near-duplicates"
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Share of shingles in common (Jaccard similarity) from which on a candidate goes: a word in a hundred."""
-    of: Literal["text", "question", "answer"] = "question"
+    of: Of = "question"
     """What is compared; rows without turns are compared whole."""
 
     def build(self) -> Guard:
@@ -64,14 +62,7 @@ class _NearDuplicates(Guard):
     def judge(self, pairs: Sequence[Pair]) -> Sequence[Drop | None]:
         """The first of candidates that are alike passes."""
         sketches = self.index.sketches([self._part(pair.candidate) for pair in pairs])
-        return [self._judged(pair.candidate, sketch) for pair, sketch in zip(pairs, sketches, strict=True)]
-
-    def _judged(self, candidate: Said, sketch: Sketch) -> Drop | None:
-        share, other = self.index.match(sketch)
-        if other is not None:
-            return Drop("near-duplicate", share, self.index.threshold, f"is {100 * share:.0f} % of what {other} says")
-        self.index.add(candidate.where, sketch)
-        return None
+        return [self.index.first(pair.candidate.where, sketch) for pair, sketch in zip(pairs, sketches, strict=True)]
 
     def _part(self, row: Said) -> str:
         return str(getattr(row, self.settings.of)) or row.text

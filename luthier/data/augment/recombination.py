@@ -44,12 +44,7 @@ class Recombination(AugmenterSettings):
 
     def build(self) -> Augmenter:
         """Nothing to load."""
-        return _Recombination(self)
-
-
-class _Recombination:
-    def __init__(self, settings: Recombination) -> None:
-        self.settings = settings
+        return self
 
     def make(self, rows: Sequence[Content]) -> Iterator[Candidate]:
         """Each row in the modes by turns; partners are drawn from rows by what they say, not by where they stand."""
@@ -57,9 +52,9 @@ class _Recombination:
         single.sort(key=lambda one: one[1].content_id)
         found = {row.content_id: shingles(_both(row)) for _, row in single}
         for number, row in enumerate(rows):
-            for copy in range(self.settings.copies):
-                random = chance(self.settings.seed, row, copy)
-                modes = random.sample(self.settings.modes, len(self.settings.modes))
+            for copy in range(self.copies):
+                random = chance(self.seed, row, copy)
+                modes = random.sample(self.modes, len(self.modes))
                 made = (self._made(mode, number, row, random, single, found) for mode in modes)
                 first = next((candidate for candidate in made if candidate is not None), None)
                 if first is not None:

@@ -119,10 +119,7 @@ def augment_source(
     apart = [] if held_out is None else _read(held_out)
     outcomes = (_outcome(rows, one, drop) for one, drop in augmented(rows, augmenters, guards, apart=apart))
     if output is None:
-        tally = Tally()
-        for outcome in outcomes:
-            tally.count(outcome)
-        return len(rows), tally
+        return len(rows), ledger.counted(outcomes)
     with atomic_folder(Path(output)) as made:
         tally = ledger.write(outcomes, made)
         names = [one.type for one in augmenters]

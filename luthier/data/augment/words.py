@@ -13,7 +13,8 @@ from functools import cache
 from typing import Any
 
 from luthier.data.augment.facts import words_of
-from luthier.errors import DataError, MissingExtra
+from luthier.errors import DataError
+from luthier.supplies import library
 from luthier.system.home import home
 
 SURE = 0.6
@@ -36,11 +37,7 @@ class English:
     """WordNet's first senses, with the word's inflection and the first letter that `a` and `an` look at."""
 
     def __init__(self) -> None:
-        try:
-            import lemminflect
-        except ImportError:
-            raise MissingExtra("synonyms", "lemminflect", "augment") from None
-        self.forms: Any = lemminflect
+        self.forms = library("lemminflect", "synonyms", "augment")
         self.particles = words_of("particles")
         self.uses: dict[str, Counter[str]] = {}
         self.first: dict[tuple[str, str], tuple[str, int]] = {}
@@ -106,11 +103,7 @@ class Chinese:
     """Words of one group of Cilin that say the same (`=`), and of no other; they differ by a character of one sense."""
 
     def __init__(self) -> None:
-        try:
-            import rjieba
-        except ImportError:
-            raise MissingExtra("synonyms in Chinese", "rjieba", "augment") from None
-        self.cut: Any = rjieba
+        self.cut = library("rjieba", "synonyms in Chinese", "augment")
         groups = list(_groups(json.loads(_fetched("cilin", "cilin_tree.json"))))
         stands = Counter(word for _, group in groups for word in set(group))
         self.near: dict[str, list[str]] = {}

@@ -3,19 +3,21 @@
 What it does: changes text (`mend`, or a whole row by `mend_row`), finds something out about rows one by one (`look`,
 which may happen in another process), and decides about them in their order (`judge`, which may remember earlier ones).
 What it must not know: files, layouts, tokenizers, configs, other cleaners.
-How to add one: one file here with a settings class and what it builds, one line in `plugins.BUILT_IN["cleaner"]`
+How to add one: one file here with a settings class and what it builds, one line under `cleaner` in `plugins.yaml`
 (or an entry point `luthier.cleaner` in a package of your own).
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from luthier.data.conversation import Content, Labelled, Preference, Task, Text
 from luthier.plugins import Part
+
+Of = Literal["text", "question", "answer"]
+"""What of a row may be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +72,21 @@ class Cleaner:
         return ()
 
 
-class CleanerSettings(Part):
-    """Settings of a kind of cleaner."""
+class CleanerSettings(Part, Cleaner):
+    """Settings of a kind of cleaner; one that loads and remembers nothing is at work itself."""
 
     remembers: ClassVar[bool] = False
     """Whether what becomes of a row depends on earlier ones."""
     heavy: ClassVar[bool] = False
     """Whether looking costs so much that only rows should come here which all cleaners before have kept."""
 
-    @abstractmethod
     def build(self) -> Cleaner:
         """The cleaner, its libraries loaded.
 
         Raises:
             MissingExtra: one is not installed.
         """
+        return self
 
 
 NO_TEXT = frozenset({"role", "from", "name", "type", "id", "tool_call_id"})

@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import Field
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
+from luthier.data.clean.base import CleanerSettings, Drop, Said
 from luthier.data.clean.offensive import SENTENCE
+from luthier.supplies import shipped
 
 Topic = Literal[
     "weapons", "violence", "drugs", "cybercrime", "fraud", "self-harm", "children", "hate", "disinformation", "sexual"
@@ -30,15 +29,6 @@ class Harm(CleanerSettings):
     type: Literal["harm"] = "harm"
     topics: Annotated[list[Topic], Field(min_length=1)] = Field(default=list(get_args(Topic)))
     """What must not be asked for."""
-
-    def build(self) -> Cleaner:
-        """Nothing to load but rules."""
-        return _Harm(self.topics)
-
-
-class _Harm(Cleaner):
-    def __init__(self, topics: Sequence[Topic]) -> None:
-        self.topics = topics
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """What each row's question asks for: the topic, and the words that say so."""
@@ -65,7 +55,7 @@ def asked_for(question: str, topics: Sequence[str]) -> tuple[str, str] | None:
 @cache
 def _rules() -> tuple[re.Pattern[str], re.Pattern[str], dict[str, re.Pattern[str]], dict[str, re.Pattern[str]]]:
     """How one asks, what takes it back, and what for, by topic; in Chinese all in one."""
-    rules = yaml.safe_load(files("luthier.data.clean").joinpath("harm.yaml").read_text(encoding="utf-8"))
+    rules = shipped("luthier.data.clean", "harm.yaml")
     between = rf"[^.!?]{{0,{APART}}}?"
     topics = {
         topic: [rule if isinstance(rule, str) else f"{rule[0]}{between}{rule[1]}" for rule in found]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Of, Said
 from luthier.data.language import languages
 
 ENOUGH = 20
@@ -24,22 +24,17 @@ class Language(CleanerSettings):
     """ISO 639-1 codes."""
     likely: Annotated[float, Field(gt=0, le=1)] = 0.9
     """How likely a row must be in none of them to go."""
-    of: Literal["text", "question", "answer"] = "answer"
+    of: Of = "answer"
     """What of a row is looked at."""
 
     def build(self) -> Cleaner:
         """Load py3langid."""
         languages("a")
-        return _Language(self)
-
-
-class _Language(Cleaner):
-    def __init__(self, settings: Language) -> None:
-        self.settings = settings
+        return self
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """The likeliest language of each row, and how likely it is in none of those that are kept."""
-        return [self._told(getattr(row, self.settings.of)) for row in rows]
+        return [self._told(getattr(row, self.of)) for row in rows]
 
     def _told(self, text: str) -> tuple[str, float]:
         letters = sum(c.isalpha() for c in text)
@@ -49,12 +44,12 @@ class _Language(Cleaner):
         code = max(likely, key=likely.__getitem__, default="")
         if likely.get(code, 0) < TOLD:  # names, numbers, formulas
             return "", 0.0
-        return code, 1 - sum(likely.get(kept, 0) for kept in self.settings.keep)
+        return code, 1 - sum(likely.get(kept, 0) for kept in self.keep)
 
     def judge(self, row: Said, finding: Any) -> Drop | None:
         """Nothing is remembered."""
         code, foreign = finding
-        if not code or code in self.settings.keep or foreign < self.settings.likely:
+        if not code or code in self.keep or foreign < self.likely:
             return None
-        kept = ", ".join(self.settings.keep)
-        return Drop("language", foreign, self.settings.likely, f"is in {code}, and {kept} is kept")
+        kept = ", ".join(self.keep)
+        return Drop("language", foreign, self.likely, f"is in {code}, and {kept} is kept")

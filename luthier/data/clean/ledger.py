@@ -10,6 +10,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,33 +56,36 @@ class Tally:
             shown.append((str(outcome.row.origin), drop.detail, json.dumps(outcome.value, ensure_ascii=False)[:600]))
 
 
+def counted(outcomes: Iterable[Outcome]) -> Tally:
+    """What became of rows, where nothing is written."""
+    tally = Tally()
+    for outcome in outcomes:
+        tally.count(outcome)
+    return tally
+
+
 def write(outcomes: Iterable[Outcome], folder: Path) -> Tally:
     """Write rows as they come into a folder that is there."""
     tally = Tally()
-    with (
-        (folder / ROWS).open("w", encoding="utf-8") as rows,
-        (folder / DROPPED).open("w", encoding="utf-8") as dropped,
-        (folder / LEDGER).open("w", encoding="utf-8") as ledger,
-    ):
+    with ExitStack() as files:
+        rows, dropped, ledger = (
+            files.enter_context((folder / name).open("w", encoding="utf-8")) for name in (ROWS, DROPPED, LEDGER)
+        )
         for outcome in outcomes:
             tally.count(outcome)
             where: dict[str, Any] = {"file": outcome.row.origin.file, "line": outcome.row.origin.line}
             if outcome.drop is None:
-                _line(rows, outcome.value)
+                rows.write(_json(outcome.value))
             else:
                 where |= asdict(outcome.drop)
-                _line(dropped, where | {"row": outcome.value})  # mended, so that no secret comes back with it
+                dropped.write(_json(where | {"row": outcome.value}))  # mended, so that no secret comes back with it
             if outcome.mended or outcome.drop:
-                _line(ledger, where | ({"mended": outcome.mended} if outcome.mended else {}))
+                ledger.write(_json(where | ({"mended": outcome.mended} if outcome.mended else {})))
     if tally.read != tally.kept + tally.dropped.total():
         raise DataError(
             f"the ledger does not add up: {tally.read} read, {tally.kept} kept, {tally.dropped.total()} dropped"
         )
     return tally
-
-
-def _line(file: Any, value: Any) -> None:
-    file.write(_json(value))
 
 
 def _json(value: Any) -> str:

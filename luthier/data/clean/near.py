@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Of, Said
 from luthier.data.clean.duplicates import plain
-from luthier.errors import MissingExtra
+from luthier.supplies import library
 from luthier.system.files import scratch_database
 
 PERMUTATIONS = 128
@@ -32,7 +32,7 @@ class NearDuplicates(CleanerSettings):
     type: Literal["near-duplicates"] = "near-duplicates"
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of shingles that two rows have in common (Jaccard similarity) from which on one of them goes."""
-    of: Literal["text", "question", "answer"] = "text"
+    of: Of = "text"
     """What of a row is compared."""
 
     def build(self) -> Cleaner:
@@ -50,12 +50,7 @@ class _Near(Cleaner):
 
     def judge(self, row: Said, finding: Any) -> Drop | None:
         """The first of rows that are alike stays."""
-        share, other = self.index.match(finding)
-        if other is None:
-            self.index.add(row.where, finding)
-            return None
-        detail = f"is {100 * share:.0f} % of what {other} says"
-        return Drop("near-duplicate", share, self.index.threshold, detail)
+        return self.index.first(row.where, finding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +65,7 @@ class Index:
     """Texts by what they are like; on disk, where they are many."""
 
     def __init__(self, threshold: float) -> None:
-        try:
-            import rensa
-        except ImportError:
-            raise MissingExtra("near-duplicates", "rensa", "clean") from None
-        self.minhash, self.threshold = rensa.RMinHash, threshold
+        self.minhash, self.threshold = library("rensa", "near-duplicates", "clean").RMinHash, threshold
         self.bands = bands(threshold)
         self.kept = scratch_database(
             "CREATE TABLE text (id INTEGER PRIMARY KEY, name TEXT, shingles BLOB)",
@@ -112,6 +103,14 @@ class Index:
             own = jaccard(text.shingles, np.frombuffer(blob, dtype=np.uint64))
             share, name = (own, other) if own > share else (share, name)
         return share, name if share >= self.threshold else None
+
+    def first(self, name: str, text: Sketch) -> Drop | None:
+        """Remember the first of texts that are alike, and drop the others."""
+        share, other = self.match(text)
+        if other is not None:
+            return Drop("near-duplicate", share, self.threshold, f"is {100 * share:.0f} % of what {other} says")
+        self.add(name, text)
+        return None
 
     def add(self, name: str, text: Sketch) -> None:
         """Remember a text."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
-from luthier.errors import MissingExtra
+from luthier.supplies import library
 
 LISTS = ("general", "pornographic")
 """Of its lists, those of what is offensive in itself; politics and advertisement are not."""
@@ -26,17 +26,9 @@ class Offensive(CleanerSettings):
 
     def build(self) -> Cleaner:
         """Load the classifier: a pickle, but one of its library, as its code is; nothing of the user's is unpickled."""
-        try:
-            import cleanse_speech  # noqa: F401
-            import profanity_check  # noqa: F401
-        except ImportError:
-            raise MissingExtra("offensive", "alt-profanity-check and cleanse-speech", "clean") from None
-        return _Offensive(self.threshold)
-
-
-class _Offensive(Cleaner):
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
+        for module in ("cleanse_speech", "profanity_check"):
+            library(module, "offensive", "clean", called="alt-profanity-check and cleanse-speech")
+        return self
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """The worst sentence of each row, and how likely it is offensive."""

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.clean.pipeline import Batches, Look, Looked, Outcome, Stage
-from luthier.errors import LuthierError, MissingExtra, UserError
+from luthier.errors import LuthierError, UserError
+from luthier.supplies import library
 
 WINDOW = 64
 """Batches of one data set of Ray's: the rows that are in memory together. Each data set takes a second to begin."""
@@ -43,10 +44,8 @@ def ray_workers(count: int) -> Iterator[Look]:
         UserError: no cluster that can be used answers at `RAY_ADDRESS`.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    try:
-        import ray.data
-    except ImportError:
-        raise MissingExtra("--on ray", "ray", "ray") from None
+    ray = library("ray", "--on ray", "ray")
+    library("ray.data", "--on ray", "ray", called="ray")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and said once
     if ray.is_initialized():
         yield _look

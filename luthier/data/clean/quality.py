@@ -10,14 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
+from luthier.data.clean.base import CleanerSettings, Drop, Said
 from luthier.data.clean.duplicates import plain
+from luthier.supplies import shipped
 
 Found = tuple[str, float, float, str]
 """Rule, score, threshold, and a sentence."""
@@ -50,15 +49,6 @@ class Quality(CleanerSettings):
     echoes: bool = True
     """Drop answers that say again what was asked."""
 
-    def build(self) -> Cleaner:
-        """Nothing to load but phrases."""
-        return _Quality(self)
-
-
-class _Quality(Cleaner):
-    def __init__(self, settings: Quality) -> None:
-        self.settings = settings
-
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """The first rule that each row breaks."""
         return [next(self._broken(row), None) for row in rows]
@@ -68,23 +58,23 @@ class _Quality(Cleaner):
         return Drop(*finding) if finding else None
 
     def _broken(self, row: Said) -> Iterator[Found]:
-        own, answer = self.settings, row.answer.strip()
+        answer = row.answer.strip()
         length = len(answer)
-        if length < own.min_characters:
-            yield "too-short", length, own.min_characters, f"{length} characters"
-        if length > own.max_characters:
-            yield "too-long", length, own.max_characters, f"{length:,} characters"
+        if length < self.min_characters:
+            yield "too-short", length, self.min_characters, f"{length} characters"
+        if length > self.max_characters:
+            yield "too-long", length, self.max_characters, f"{length:,} characters"
         repeated = repetition(answer)
-        if repeated > own.max_repetition:
-            yield "repetition", repeated, own.max_repetition, f"{100 * repeated:.0f} % is repeated"
+        if repeated > self.max_repetition:
+            yield "repetition", repeated, self.max_repetition, f"{100 * repeated:.0f} % is repeated"
         odd = symbols(answer)
-        if odd > own.max_symbols:
-            yield "symbols", odd, own.max_symbols, f"{100 * odd:.0f} % of the characters are symbols"
+        if odd > self.max_symbols:
+            yield "symbols", odd, self.max_symbols, f"{100 * odd:.0f} % of the characters are symbols"
         checks: list[tuple[bool, str, Callable[[], str | None]]] = [
-            (own.boilerplate, "boilerplate", lambda: phrase(answer, "boilerplate")),
-            (own.refusals and row.question != "", "refusal", lambda: phrase(answer[:300], "refusals")),
-            (own.truncated and row.question != "", "truncated", lambda: cut_off(answer)),
-            (own.echoes and row.question != "", "echo", lambda: echo(row.question, answer)),
+            (self.boilerplate, "boilerplate", lambda: phrase(answer, "boilerplate")),
+            (self.refusals and row.question != "", "refusal", lambda: phrase(answer[:300], "refusals")),
+            (self.truncated and row.question != "", "truncated", lambda: cut_off(answer)),
+            (self.echoes and row.question != "", "echo", lambda: echo(row.question, answer)),
         ]
         for asked, rule, check in checks:
             if asked and (why := check()):
@@ -124,7 +114,7 @@ def phrase(text: str, kind: str) -> str | None:
 
 @cache
 def _phrases(kind: str) -> re.Pattern[str]:
-    phrases = yaml.safe_load(files("luthier.data.clean").joinpath("phrases.yaml").read_text(encoding="utf-8"))[kind]
+    phrases = shipped("luthier.data.clean", "phrases.yaml")[kind]
     return re.compile("|".join(f"(?:{one})" for one in phrases), re.IGNORECASE)
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import yaml
 from pydantic import Field
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said
-from luthier.errors import MissingExtra
+from luthier.supplies import library, shipped
 
 Spot = tuple[int, int, str]
 """From, to, and what it is."""
@@ -33,38 +32,12 @@ PLACEHOLDER = re.compile(r"(?i:your|example|placeholder|change.?me|xxx|\*\*\*|en
 class _Redaction(CleanerSettings):
     action: Literal["redact", "drop"] = "redact"
     """Replace what was found by its kind, as in [EMAIL], or drop the row."""
+    rule: ClassVar[str]
+    """What it is called where it drops a row."""
 
-
-class Secrets(_Redaction):
-    """Keys, tokens, passwords in links and settings, private keys."""
-
-    type: Literal["secrets"] = "secrets"
-
-    def build(self) -> Cleaner:
-        """Nothing to load but patterns."""
-        return _Redact("secret", self.action, secrets)
-
-
-class Personal(_Redaction):
-    """Mail addresses, phone numbers, numbers of identity papers, cards, bank accounts and machines."""
-
-    type: Literal["personal"] = "personal"
-    regions: list[str] = Field(default=["US", "GB", "DE", "FR", "CN", "IN", "JP"])
-    """Countries whose phone numbers are found without a leading +."""
-
-    def build(self) -> Cleaner:
-        """Load phonenumbers and python-stdnum."""
-        try:
-            import phonenumbers  # noqa: F401
-            import stdnum  # noqa: F401
-        except ImportError:
-            raise MissingExtra("personal", "phonenumbers and python-stdnum", "clean") from None
-        return _Redact("personal", self.action, lambda text: personal(text, self.regions))
-
-
-class _Redact(Cleaner):
-    def __init__(self, rule: str, action: str, find: Callable[[str], Iterator[Spot]]) -> None:
-        self.rule, self.action, self.find = rule, action, find
+    @abstractmethod
+    def find(self, text: str) -> Iterator[Spot]:
+        """Where in a text something is that should not be learnt."""
 
     def mend(self, text: str) -> str:
         """What was found, by its kind."""
@@ -79,6 +52,37 @@ class _Redact(Cleaner):
     def judge(self, row: Said, finding: Any) -> Drop | None:
         """Nothing is remembered."""
         return Drop(self.rule, len(finding), 1, f"holds {', '.join(finding)}") if finding else None
+
+
+class Secrets(_Redaction):
+    """Keys, tokens, passwords in links and settings, private keys."""
+
+    type: Literal["secrets"] = "secrets"
+
+    rule: ClassVar[str] = "secret"
+
+    def find(self, text: str) -> Iterator[Spot]:
+        """Secrets."""
+        return secrets(text)
+
+
+class Personal(_Redaction):
+    """Mail addresses, phone numbers, numbers of identity papers, cards, bank accounts and machines."""
+
+    type: Literal["personal"] = "personal"
+    rule: ClassVar[str] = "personal"
+    regions: list[str] = Field(default=["US", "GB", "DE", "FR", "CN", "IN", "JP"])
+    """Countries whose phone numbers are found without a leading +."""
+
+    def build(self) -> Cleaner:
+        """Load phonenumbers and python-stdnum."""
+        for module in ("phonenumbers", "stdnum"):
+            library(module, "personal", "clean", called="phonenumbers and python-stdnum")
+        return self
+
+    def find(self, text: str) -> Iterator[Spot]:
+        """Personal data."""
+        return personal(text, self.regions)
 
 
 def redacted(text: str, spots: Sequence[Spot]) -> str:
@@ -98,7 +102,7 @@ Kind = tuple[str, re.Pattern[str], list[re.Pattern[str]]]
 @cache
 def _kinds(of: str) -> tuple[re.Pattern[str], list[Kind]]:
     """What a text must hold for any, and each."""
-    listed = yaml.safe_load(files("luthier.data.clean").joinpath("patterns.yaml").read_text(encoding="utf-8"))[of]
+    listed = shipped("luthier.data.clean", "patterns.yaml")[of]
     needs = [one.get("needs", r"\d") for one in listed.values()]
     kinds = [
         (name, re.compile(need), [re.compile(pattern) for pattern in one["patterns"]])

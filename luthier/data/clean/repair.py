@@ -16,7 +16,7 @@ from pydantic import Field
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, strings
 from luthier.data.strict import read_json
-from luthier.errors import MissingExtra
+from luthier.supplies import library
 
 Fault = Literal["encoding", "unicode", "invisible", "html", "spaces", "fences", "brackets", "turns"]
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
@@ -103,11 +103,8 @@ class _Repair(Cleaner):
 
 
 def _encoding() -> Callable[[str], str]:
-    try:
-        import ftfy
-    except ImportError:
-        raise MissingExtra("repair", "ftfy", "clean") from None
-    settings: Any = ftfy.TextFixerConfig(
+    ftfy = library("ftfy", "repair", "clean")
+    settings = ftfy.TextFixerConfig(
         unescape_html=False, remove_terminal_escapes=True, fix_encoding=True, fix_latin_ligatures=False,
         fix_character_width=False, uncurl_quotes=False, fix_line_breaks=False, fix_surrogates=True,
         remove_control_chars=False, normalization=None,

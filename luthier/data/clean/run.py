@@ -41,9 +41,7 @@ def clean_source(
     with Cleaning(cleaners, workers=workers, on=on) as cleaning:
         outcomes = _watched(outcomes_of(source, cleaning), watch)
         if output is None:
-            tally = Tally()
-            for outcome in outcomes:
-                tally.count(outcome)
+            tally = ledger.counted(outcomes)
             tally.notes = cleaning.notes()
             return tally
         with atomic_folder(Path(output)) as made:

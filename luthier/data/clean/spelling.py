@@ -17,7 +17,7 @@ from pydantic import Field
 from luthier.data.clean.base import NO_TEXT, Cleaner, CleanerSettings
 from luthier.data.clean.repair import CODE
 from luthier.data.language import language
-from luthier.errors import MissingExtra
+from luthier.supplies import library
 
 WORD = re.compile(r"(?<![\w'’@#$%&/\\.:=+*_<>~^|-])[a-z]{5,}(?!['’@/\\:=+*_<>~^|(\[{.-]?\w|[\[({])")
 """Words of small letters that are no part of a name, an address or a formula."""
@@ -58,11 +58,7 @@ class Spelling(CleanerSettings):
 
     def build(self) -> Cleaner:
         """Load symspellpy's dictionary."""
-        try:
-            from symspellpy import SymSpell
-        except ImportError:
-            raise MissingExtra("spelling", "symspellpy", "clean") from None
-        words = SymSpell(max_dictionary_edit_distance=1)
+        words = library("symspellpy", "spelling", "clean").SymSpell(max_dictionary_edit_distance=1)
         words.load_dictionary(str(files("symspellpy") / "frequency_dictionary_en_82_765.txt"), 0, 1)
         language("a")
         return _Spelling(self, words)

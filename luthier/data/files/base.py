@@ -2,7 +2,7 @@
 
 What it does: takes a file's bytes or characters apart into JSON values.
 What it must not know: layouts of rows, tokenizers, configs.
-How to add one: one file here with a class like the ones beside it, one line in `plugins.BUILT_IN["file"]`
+How to add one: one file here with a class like the ones beside it, one line under `file` in `plugins.yaml`
 (or an entry point `luthier.file` in a package of your own).
 """
 

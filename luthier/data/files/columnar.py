@@ -9,7 +9,8 @@ from typing import Any
 
 from luthier.data.files.base import How
 from luthier.data.files.opened import Opened
-from luthier.errors import DataError, MissingExtra
+from luthier.errors import DataError
+from luthier.supplies import library
 
 BATCH = 256
 """Rows held at a time."""
@@ -24,10 +25,7 @@ class Columnar:
         """Each row with its number."""
         if file.packed:
             raise DataError(f"{file}: unpack it first; {file.suffix} is packed inside already")
-        try:
-            import pyarrow as pa
-        except ImportError:
-            raise MissingExtra(f"a {file.suffix} file", "pyarrow", "data") from None
+        pa = library("pyarrow", f"a {file.suffix} file", "data")
         number = 0
         try:
             for batch in _batches(pa, file):

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from luthier.data.files.encoding import Undecided, byte_order_mark, guess
-from luthier.errors import DataError, MissingExtra
+from luthier.errors import DataError
+from luthier.supplies import library
 
 CHUNK = 1 << 20
 """Bytes read at a time."""
@@ -101,10 +102,7 @@ def _unpacked(raw: IO[bytes], kind: str | None) -> tuple[Any, tuple[type[Excepti
     if kind == ".bz2":
         return bz2.BZ2File(raw), (EOFError, ValueError)
     if kind == ".zst":
-        try:
-            from backports import zstd
-        except ImportError:
-            raise MissingExtra("a .zst file", "backports.zstd", "data") from None
+        zstd = library("backports.zstd", "a .zst file", "data")
         return zstd.ZstdFile(raw), (EOFError, zstd.ZstdError)
     return raw, ()
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from luthier.data.files.base import How
 from luthier.data.files.opened import Opened
-from luthier.errors import DataError, MissingExtra
+from luthier.errors import DataError
+from luthier.supplies import library
 
 SOURCE_LANGUAGE = "en"
 """Messages are written in English unless a header says otherwise."""
@@ -20,10 +21,7 @@ class Po:
 
     def rows(self, file: Opened, how: How) -> Iterator[tuple[int, Any]]:
         """Each translated message with its line."""
-        try:
-            import polib
-        except ImportError:
-            raise MissingExtra("a .po file", "polib", "data") from None
+        polib = library("polib", "a .po file", "data")
         text = how.whole(file)
         try:
             entries = polib.pofile(text, check_for_duplicates=False)

@@ -10,7 +10,8 @@ from luthier.data.files.base import How
 from luthier.data.files.columnar import plain
 from luthier.data.files.opened import MOST_INFLATED, SMALL, Opened
 from luthier.data.files.table import names_of
-from luthier.errors import DataError, MissingExtra
+from luthier.errors import DataError
+from luthier.supplies import library
 
 
 class Sheet:
@@ -23,10 +24,7 @@ class Sheet:
         if file.packed:
             raise DataError(f"{file}: unpack it first; a sheet is packed inside already")
         _no_bomb(file)
-        try:
-            import python_calamine as calamine
-        except ImportError:
-            raise MissingExtra("an .xlsx file", "python-calamine", "data") from None
+        calamine = library("python_calamine", "an .xlsx file", "data", called="python-calamine")
         try:
             with calamine.load_workbook(str(file.path)) as book:
                 sheet = book.get_sheet_by_name(_chosen(book, file, how))

@@ -2,7 +2,7 @@
 
 What it does: says whether a row has its layout, and reads it.
 What it must not know: tokenizers, chat templates, files, other formats.
-How to add one: one file here with a class like the ones beside it, one line in `plugins.BUILT_IN["format"]`
+How to add one: one file here with a class like the ones beside it, one line under `format` in `plugins.yaml`
 (or an entry point `luthier.format` in a package of your own).
 """
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from luthier.plugins import Part
-from luthier.train.optim.base import Beta, Group, Positive
-
-if TYPE_CHECKING:
-    import torch
-
-    from luthier.config import RunConfig
+from luthier.train.optim.base import Beta, Group, Optimizer, OptimizerPart, Positive
 
 
-class Adafactor(Part):
+class Adafactor(OptimizerPart):
     """AdamW with almost no state (Shazeer & Stern 2018, arXiv:1804.04235), of transformers, at the schedule's rate."""
 
     type: Literal["adafactor"] = "adafactor"
@@ -29,17 +23,8 @@ class Adafactor(Part):
     scale_parameter: bool = False
     """Multiply the learning rate by the root mean square of each parameter."""
 
-    def require(self, config: RunConfig) -> None:
-        """Works everywhere."""
-
-    def build(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
+    def build(self, groups: Sequence[Group]) -> Optimizer:
         """Adafactor of transformers, without its own learning rates."""
         from transformers import Adafactor as Library
 
-        made: torch.optim.Optimizer = Library(
-            [group.options() for group in groups],
-            lr=0.0,
-            relative_step=False,
-            **self.model_dump(exclude={"type"}),
-        )
-        return made
+        return self.made(Library, groups, relative_step=False)

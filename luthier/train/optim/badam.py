@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from typing import ClassVar, Literal, cast
 
+from luthier.config import RunConfig
 from luthier.distributed.strategy import StrategySettings
 from luthier.errors import UserError
 from luthier.objectives.base import Objective
-from luthier.plugins import Part
-from luthier.train.optim.base import Betas, Count, Group, Positive, require_base, require_library
-
-if TYPE_CHECKING:
-    import torch
-
-    from luthier.config import RunConfig
+from luthier.train.optim.base import Betas, Count, Group, Optimizer, OptimizerPart, Positive, require_base
 
 
-class BAdam(Part):
+class BAdam(OptimizerPart):
     """AdamW on one layer after the other, which alone has gradients and state (Luo et al. 2024, arXiv:2404.02827)."""
 
     type: Literal["badam"] = "badam"
+    module: ClassVar[str] = "badam"
     switch_block_every: Count = 50
     """Steps before the next layer is trained."""
     switch_mode: Literal["descending", "ascending", "random"] = "descending"
@@ -47,9 +43,9 @@ class BAdam(Part):
                 f"train.optimizer: badam changes which weights are trained during the run, which {ranks} processes "
                 "that share gradients cannot follow; start one process, or write optimizer: galore"
             )
-        require_library(self.type, "badam", "optimizers")
+        super().require(config)
 
-    def build(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
+    def build(self, groups: Sequence[Group]) -> Optimizer:
         """BlockOptimizer of badam over torch's AdamW.
 
         Raises:

@@ -4,28 +4,30 @@ What it does: refuses before the model is loaded what could not work, and makes 
 parameters. All that it remembers is saved and put back by `saved.py`: tensors and numbers in torch's `state`, or in an
 object kept there, need no code; anything else is told by a `Wrapped` (`wrapped.py`).
 What it must not know: data, objectives, the schedule. The loop sets the rate of each group before each step.
-How to add one: one file here with a settings class, one line in `plugins.BUILT_IN["optimizer"]` (or an entry point
-`luthier.optimizer`). Import torch and the library inside the methods.
+How to add one: one file here with a subclass of `OptimizerPart`, one line under `optimizer` in `plugins.yaml` (or an
+entry point `luthier.optimizer`). Import torch and the library inside the methods.
 """
 
 from __future__ import annotations
 
-import importlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
 from pydantic import Field
 
 from luthier.adapters.base import Adapter
-from luthier.errors import MissingExtra, UserError
+from luthier.config import RunConfig
+from luthier.errors import UserError
+from luthier.plugins import Part
+from luthier.supplies import library
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from luthier.config import RunConfig
-
+Optimizer: TypeAlias = "torch.optim.Optimizer"
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = tuple[Beta, Beta]
 Positive = Annotated[float, Field(gt=0)]
@@ -59,20 +61,32 @@ class OptimizerSettings(Protocol):
     def require(self, config: RunConfig) -> None:
         """Raise MissingExtra or UserError for a run that this optimizer cannot do; nothing was loaded yet."""
 
-    def build(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
+    def build(self, groups: Sequence[Group]) -> Optimizer:
         """The optimizer of these groups, which it keeps with their `lr_scale`; the loop sets `lr` before each step."""
 
 
-def require_library(kind: str, module: str, extra: str) -> Any:
-    """Import the library of an optimizer.
+class OptimizerPart(Part):
+    """What suits most kinds; each writes what differs."""
 
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise MissingExtra(f"train.optimizer: {kind}", f"the library {module}", extra) from None
+    module: ClassVar[str] = ""
+    """The module of the library that it comes from, where that is optional."""
+    extra: ClassVar[str] = "optimizers"
+    """The extra of Luthier that installs it."""
+
+    def require(self, config: RunConfig) -> None:
+        """Works everywhere, if the library is there."""
+        if self.module:
+            library(self.module, f"train.optimizer: {self.type}", self.extra, called=f"the library {self.module}")
+
+    @abstractmethod
+    def build(self, groups: Sequence[Group]) -> Optimizer:
+        """Each kind makes its own, most of them by `made`."""
+
+    def made(self, kind: Any, groups: Sequence[Group], **more: Any) -> Optimizer:
+        """An optimizer of torch or of a library, which takes the settings by the names they have here."""
+        settings = self.model_dump(exclude={"type"}) | more
+        made: Optimizer = kind([group.options() for group in groups], **{"lr": 0.0} | settings)
+        return made
 
 
 def require_base(kind: str, config: RunConfig, why: str) -> None:
@@ -84,7 +98,7 @@ def require_base(kind: str, config: RunConfig, why: str) -> None:
         )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Give each group the rate of the schedule times its own scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)  # optimizers of plug-ins may drop keys that are not theirs

@@ -7,24 +7,29 @@ step; here it is made before, so that a checkpoint finds it in its place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
+from luthier.config import RunConfig
 from luthier.errors import UserError
-from luthier.plugins import Part
-from luthier.train.optim.base import Betas, Count, Group, Positive, require_base, require_library
-
-if TYPE_CHECKING:
-    import torch
-
-    from luthier.config import RunConfig
+from luthier.train.optim.base import Betas, Count, Group, Optimizer, OptimizerPart, Positive, require_base
 
 _WHY = "keeps its state of the model's own matrices small"
 
 
-class GaLore(Part):
+class LowRank(OptimizerPart):
+    """What both have."""
+
+    def require(self, config: RunConfig) -> None:
+        """Needs its library, and an adapter that trains the model's own weights."""
+        require_base(self.type, config, _WHY)
+        super().require(config)
+
+
+class GaLore(LowRank):
     """AdamW on gradients projected to their largest singular vectors (Zhao et al. 2024, arXiv:2403.03507)."""
 
     type: Literal["galore"] = "galore"
+    module: ClassVar[str] = "galore_torch"
     rank: Count = 128
     """Singular vectors kept of each hidden matrix."""
     update_proj_gap: Count = 200
@@ -38,18 +43,13 @@ class GaLore(Part):
     eps: Positive = 1e-6
     """Added to the denominator."""
 
-    def require(self, config: RunConfig) -> None:
-        """Needs galore-torch, and an adapter that trains the model's own weights."""
-        require_base(self.type, config, _WHY)
-        require_library(self.type, "galore_torch", "optimizers")
-
-    def build(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
+    def build(self, groups: Sequence[Group]) -> Optimizer:
         """GaLoreAdamW of galore-torch: hidden matrices projected, the rest as AdamW."""
         from galore_torch import GaLoreAdamW
         from galore_torch.galore_projector import GaLoreProjector
 
         keys = self.model_dump(include={"rank", "update_proj_gap", "scale", "proj_type"})
-        optimizer: torch.optim.Optimizer = GaLoreAdamW(
+        optimizer: Optimizer = GaLoreAdamW(
             _options(self.type, groups, keys), lr=0.0, betas=self.betas, eps=self.eps, no_deprecation_warning=True
         )
         for parameter in _projected(optimizer):
@@ -57,13 +57,14 @@ class GaLore(Part):
         return optimizer
 
 
-class Apollo(Part):
+class Apollo(LowRank):
     """AdamW whose state only scales the gradients (Zhu et al. 2024, arXiv:2412.05270).
 
     APOLLO-Mini: `{rank: 1, scale: 128, scale_type: tensor}`.
     """
 
     type: Literal["apollo"] = "apollo"
+    module: ClassVar[str] = "apollo_torch"
     rank: Count = 256
     """Rank of the space in which the state of each hidden matrix lives."""
     update_proj_gap: Count = 200
@@ -81,12 +82,7 @@ class Apollo(Part):
     eps: Positive = 1e-6
     """Added to the denominator."""
 
-    def require(self, config: RunConfig) -> None:
-        """Needs apollo-torch, and an adapter that trains the model's own weights."""
-        require_base(self.type, config, _WHY)
-        require_library(self.type, "apollo_torch", "optimizers")
-
-    def build(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
+    def build(self, groups: Sequence[Group]) -> Optimizer:
         """APOLLOAdamW of apollo-torch: hidden matrices projected, the rest as AdamW."""
         from apollo_torch import APOLLOAdamW
         from apollo_torch.random_projector import GradientProjector
@@ -94,7 +90,7 @@ class Apollo(Part):
 
         keys = self.model_dump(include={"rank", "update_proj_gap", "scale", "proj_type"})
         options = _options(self.type, groups, {**keys, "scale_type": self.scale_type, "proj": self.proj})
-        optimizer: torch.optim.Optimizer = APOLLOAdamW(options, lr=0.0, betas=self.betas, eps=self.eps)
+        optimizer: Optimizer = APOLLOAdamW(options, lr=0.0, betas=self.betas, eps=self.eps)
         for parameter in _projected(optimizer):
             state = optimizer.state[parameter]
             random = self.proj == "random"
@@ -109,5 +105,5 @@ def _options(kind: str, groups: Sequence[Group], keys: dict[str, Any]) -> list[d
     return [group.options(**(keys if group.hidden else {})) for group in groups]
 
 
-def _projected(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def _projected(optimizer: Optimizer) -> list[Any]:
     return [parameter for group in optimizer.param_groups if "rank" in group for parameter in group["params"]]

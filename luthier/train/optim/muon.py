@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from luthier.errors import UserError
-from luthier.plugins import Part
-from luthier.train.optim.base import Beta, Betas, Group, Positive
-
-if TYPE_CHECKING:
-    import torch
-
-    from luthier.config import RunConfig
+from luthier.train.optim.base import Beta, Betas, Group, Optimizer, OptimizerPart, Positive
 
 
-class Muon(Part):
+class Muon(OptimizerPart):
     """Orthogonal updates of hidden matrices (Jordan et al. 2024), AdamW for embeddings, head, norms and biases.
 
     https://kellerjordan.github.io/posts/muon; torch's own. By default each update is given the size of one of AdamW
@@ -38,10 +32,7 @@ class Muon(Part):
     eps: Positive = 1e-8
     """Of AdamW."""
 
-    def require(self, config: RunConfig) -> None:
-        """Works everywhere."""
-
-    def build(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
+    def build(self, groups: Sequence[Group]) -> Optimizer:
         """Both optimizers behind one face.
 
         Raises:
@@ -56,12 +47,7 @@ class Muon(Part):
         if not hidden:
             raise UserError("train.optimizer: muon is for matrices, and this adapter trains none; write adamw")
         muon = torch.optim.Muon(
-            hidden,
-            lr=0.0,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            ns_steps=self.ns_steps,
-            adjust_lr_fn=self.adjust_lr_fn,
+            hidden, lr=0.0, **self.model_dump(include={"momentum", "nesterov", "ns_steps", "adjust_lr_fn"})
         )
         adamw = [torch.optim.AdamW(rest, lr=0.0, betas=self.betas, eps=self.eps, fused=True)] if rest else []
         return Wrapped(muon, *adamw)

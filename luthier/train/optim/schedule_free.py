@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.config import RunConfig
 from luthier.errors import UserError
-from luthier.plugins import Part
-from luthier.train.optim.base import Beta, Group, Positive, require_library
-
-if TYPE_CHECKING:
-    import torch
-
-    from luthier.config import RunConfig
+from luthier.train.optim.base import Beta, Group, Optimizer, OptimizerPart, Positive
 
 
-class ScheduleFree(Part):
+class ScheduleFree(OptimizerPart):
     """AdamW at a constant rate, averaged in place of a falling one (Defazio et al. 2024, arXiv:2405.15682).
 
     Trained are the weights y of the paper, measured and saved its average x; checkpoints hold both.
     """
 
     type: Literal["schedule-free"] = "schedule-free"
+    module: ClassVar[str] = "schedulefree"
     betas: tuple[Annotated[float, Field(gt=0, lt=1)], Beta] = (0.9, 0.999)
     """Share of the average in the weights of training; decay of the running mean of squares."""
     eps: Positive = 1e-8
@@ -45,13 +41,12 @@ class ScheduleFree(Part):
                 "train.optimizer: schedule-free averages over all steps, and adapter: adalora sets weights to zero "
                 "between them; write optimizer: adamw, or adapter: lora"
             )
-        require_library(self.type, "schedulefree", "optimizers")
+        super().require(config)
 
-    def build(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
+    def build(self, groups: Sequence[Group]) -> Optimizer:
         """AdamWScheduleFree of schedulefree."""
         from schedulefree import AdamWScheduleFree
 
         from luthier.train.optim.averaged import Averaged
 
-        options = [group.options() for group in groups]
-        return Averaged(AdamWScheduleFree(options, lr=0.0, **self.model_dump(exclude={"type"})))
+        return Averaged(self.made(AdamWScheduleFree, groups))
