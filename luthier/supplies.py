@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -14,8 +15,9 @@ from luthier.errors import MissingExtra
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+@cache
 def shipped(package: str, name: str) -> Any:
-    """The plain values of a YAML file that lies in one of our packages."""
+    """The plain values of a YAML file that lies in one of our packages; they are shared, so nobody may change them."""
     return yaml.load(files(package).joinpath(name).read_text(encoding="utf-8"), Loader=LOADER)  # noqa: S506 - a safe one
 
 

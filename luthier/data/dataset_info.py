@@ -14,28 +14,14 @@ from typing import Any
 from luthier.config import read_tree
 from luthier.errors import ConfigError, DataError
 from luthier.plugins import suggestion
+from luthier.supplies import shipped
 
 FILE = "dataset_info.json"
-KEYS = {
-    "file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "formatting", "ranking",
-    "subset", "split", "folder", "num_samples", "columns", "tags",
-}  # fmt: skip
-ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
-ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
-SHAREGPT = {"messages": "conversations"}
-EVERYWHERE = {"system": "system", "tools": "tools", "chosen": "chosen", "rejected": "rejected"}
-OURS = ALPACA | SHAREGPT | EVERYWHERE | {"history": "history", "kto_tag": "label"}
+WORDS: dict[str, Any] = shipped("luthier.data", "dataset_info.yaml")
+"""Their keys, columns and tags, and what they are here."""
+KEYS, ELSEWHERE, MEDIA, TAGS, TURNS = (WORDS[name] for name in ("keys", "elsewhere", "media", "tags", "turns"))
+OURS = WORDS["alpaca"] | WORDS["sharegpt"] | WORDS["everywhere"] | WORDS["other"]
 """Their columns and the keys of Luthier's layouts."""
-MEDIA = ("images", "videos", "audios")
-TAGS = {
-    "role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt",
-    "observation_tag": "observation", "function_tag": "function_call", "system_tag": "system",
-}  # fmt: skip
-TURNS = {
-    "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
-    "observation_tag": "tool", "function_tag": "function_call", "system_tag": "system",
-}  # fmt: skip
-"""Their tags and the keys of `turns`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +54,7 @@ class DataSets:
         if not isinstance(entry, dict):
             raise DataError(f"{self.file} has no data set {name!r}; {near(name, self.entries)}")
         where = f"{name} ({self.file})"
-        if unknown := sorted(entry.keys() - KEYS):
+        if unknown := sorted(entry.keys() - set(KEYS)):
             raise DataError(f"{where}: unknown key {unknown[0]}; {near(unknown[0], KEYS)}")
         place = self._place(where, entry)
         layout = _layout(where, entry, self.stage)
@@ -122,7 +108,8 @@ def _layout(where: str, entry: dict[str, Any], stage: str | None) -> dict[str, A
     if style not in ("alpaca", "sharegpt", "openai"):
         raise DataError(f"{where}: formatting must be alpaca, sharegpt or openai, not {style!r}")
     alpaca = style == "alpaca"
-    columns = dict(entry.get("columns") or (ALPACA if alpaca else SHAREGPT))  # a data set that names any has no others
+    # a data set that names any has no others
+    columns = dict(entry.get("columns") or WORDS["alpaca" if alpaca else "sharegpt"])
     if pictures := [name for name in MEDIA if columns.get(name)]:
         raise DataError(f"{where}: has {pictures[0]}; only text is read")
     if unknown := sorted(columns.keys() - OURS.keys()):

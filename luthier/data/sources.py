@@ -23,27 +23,15 @@ from luthier.data.files.opened import CHUNK, PACKED, opened
 from luthier.data.formats.listed import listed
 from luthier.errors import DataError
 from luthier.plugins import suggestion
-from luthier.supplies import library
+from luthier.supplies import library, shipped
 
 HUB = "hub:"
 STDIN = "-"
 PATTERN = frozenset("*?[")
-SPEAKERS = {
-    "user": "human", "assistant": "gpt", "system": "system", "tool": "observation", "function_call": "function_call",
-}  # fmt: skip
+_WORDS = shipped("luthier.data", "sources.yaml")
+SPEAKERS: dict[str, str] = _WORDS["speakers"]
 """Who speaks, and what ShareGPT calls them."""
-NOT_ROWS = (
-    "dropped.jsonl",
-    "ledger.jsonl",
-    "report.md",
-    "augmented.md",
-    "readme",
-    "license",
-    "licence",
-    "dataset_info.json",
-    "dataset_dict.json",
-    "state.json",
-)
+NOT_ROWS = tuple(_WORDS["not_rows"])
 """How files in a folder of data are called that are about it."""
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from luthier.config import ModelConfig
 from luthier.data.conversation import Content, Conversation, Labelled, Preference, Task
@@ -21,11 +21,18 @@ from luthier.errors import RowError
 from luthier.plugins import Part
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
-    from luthier.data.pack import Batch, Example
-    from luthier.data.render import Renderer, Tokens
-    from luthier.models.output import Output
+    from luthier.data import pack, render
+    from luthier.models import output as heads
+
+Tensor: TypeAlias = "torch.Tensor"
+Batch: TypeAlias = "pack.Batch"
+Example: TypeAlias = "pack.Example"
+Renderer: TypeAlias = "render.Renderer"
+Tokens: TypeAlias = "render.Tokens"
+Output: TypeAlias = "heads.Output"
+"""What objectives are shown, by names that need no torch."""
 
 
 @dataclass(frozen=True, slots=True)

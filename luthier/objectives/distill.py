@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.config import ModelConfig
-from luthier.objectives.base import Needs
+from luthier.objectives.base import Batch, Needs, Output, Tensor
 from luthier.objectives.sft import Sft
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from luthier.data.pack import Batch
-    from luthier.models.output import Output
 
 
 class Distill(Sft):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.data.conversation import Content, Labelled
 from luthier.errors import RowError
-from luthier.objectives.base import Needs, Objective, hint, sequence_sums, sole
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from luthier.data.pack import Batch, Example
-    from luthier.data.render import Renderer, Tokens
-    from luthier.models.output import Output
+from luthier.objectives.base import (
+    Batch,
+    Example,
+    Needs,
+    Objective,
+    Output,
+    Renderer,
+    Tensor,
+    Tokens,
+    hint,
+    sequence_sums,
+    sole,
+)
 
 
 class Kto(Objective):

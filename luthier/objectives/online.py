@@ -8,21 +8,14 @@ answers are used more than once) and `reference` (that of the model before train
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from luthier.data.conversation import Content, Conversation, Task
 from luthier.errors import RowError
-from luthier.objectives.base import Objective, hint
+from luthier.objectives.base import Batch, Example, Objective, Output, Renderer, Tensor, Tokens, hint
 from luthier.plugins import Choice, Part
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from luthier.data.pack import Batch, Example
-    from luthier.data.render import Renderer, Tokens
-    from luthier.models.output import Output
 
 
 class Online(Objective):

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from luthier.data.conversation import Content, Preference
 from luthier.errors import RowError
-from luthier.objectives.base import Objective, hint, sole
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from luthier.data.pack import Batch
-    from luthier.data.render import Renderer, Tokens
+from luthier.objectives.base import Batch, Objective, Renderer, Tensor, Tokens, hint, sole
 
 
 class Pairs(Objective):

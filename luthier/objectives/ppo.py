@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from luthier.objectives.base import Needs
+from luthier.objectives.base import Batch, Example, Needs, Output, Tensor
 from luthier.objectives.online import Online
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from luthier.data.pack import Batch, Example
-    from luthier.models.output import Output
 
 
 class Ppo(Online):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from luthier.data.conversation import Content, Conversation, Text
 from luthier.errors import RowError
-from luthier.objectives.base import hint
+from luthier.objectives.base import Renderer, Tokens, hint
 from luthier.objectives.sft import Sft
-
-if TYPE_CHECKING:
-    from luthier.data.render import Renderer, Tokens
 
 
 class Pretrain(Sft):

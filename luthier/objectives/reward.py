@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.data.conversation import Content, Preference
 from luthier.errors import RowError
-from luthier.objectives.base import Needs, hint
+from luthier.objectives.base import Batch, Needs, Output, Renderer, Tensor, Tokens, hint
 from luthier.objectives.pairs import Pairs, pairs, reported
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from luthier.data.pack import Batch
-    from luthier.data.render import Renderer, Tokens
-    from luthier.models.output import Output
 
 
 class Reward(Pairs):

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from luthier.objectives.base import sequence_sums, sequence_tokens
+from luthier.objectives.base import Batch, Output, Tensor, sequence_sums, sequence_tokens
 from luthier.objectives.online import Online
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from luthier.data.pack import Batch
-    from luthier.models.output import Output
 
 
 class Rloo(Online):

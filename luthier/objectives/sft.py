@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.data.conversation import Content, Conversation
 from luthier.errors import RowError
-from luthier.objectives.base import Needs, Objective, hint
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from luthier.data.pack import Batch
-    from luthier.data.render import Renderer, Tokens
-    from luthier.models.output import Output
+from luthier.objectives.base import Batch, Needs, Objective, Output, Renderer, Tensor, Tokens, hint
 
 
 class Sft(Objective):

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from luthier.objectives.base import sequence_sums, sequence_tokens
+from luthier.objectives.base import Batch, Output, Tensor, sequence_sums, sequence_tokens
 from luthier.objectives.pairs import Pairs, pairs, reported
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from luthier.data.pack import Batch
-    from luthier.models.output import Output
 
 
 class Simpo(Pairs):

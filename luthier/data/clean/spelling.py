@@ -17,31 +17,20 @@ from pydantic import Field
 from luthier.data.clean.base import NO_TEXT, Cleaner, CleanerSettings
 from luthier.data.clean.repair import CODE
 from luthier.data.language import language
-from luthier.supplies import library
+from luthier.supplies import library, shipped
 
 WORD = re.compile(r"(?<![\w'’@#$%&/\\.:=+*_<>~^|-])[a-z]{5,}(?!['’@/\\:=+*_<>~^|(\[{.-]?\w|[\[({])")
 """Words of small letters that are no part of a name, an address or a formula."""
 LEFT = re.compile(CODE.pattern + r"|https?://\S+|\"[^\"\n]*\"|“[^”\n]*”|'[^'\n]*'(?!\w)|\$[^$\n]*\$", CODE.flags)
 """What is left as it is: code, addresses, quotations, formulas."""
-NO_PROSE = NO_TEXT | {
-    "tools",
-    "tool_calls",
-    "function",
-    "functions",
-    "function_call",
-    "arguments",
-    "parameters",
-    "label",
-}
+_WORDS = shipped("luthier.data.clean", "spelling.yaml")
+NO_PROSE = NO_TEXT.union(_WORDS["no_prose"])
 """Keys under which nothing is prose."""
-CALLS = frozenset({"function_call", "tool_call", "observation", "tool", "tool_response"})
+CALLS = frozenset(_WORDS["calls"])
 """Who says what is no prose."""
 LIKELY = 0.9
 """How likely a row must be English."""
-VARIANTS = (
-    ("our", "or"), ("ll", "l"), ("pp", "p"), ("is", "iz"), ("ys", "yz"), ("ce", "se"), ("re", "er"), ("ae", "e"),
-    ("oe", "e"), ("ogue", "og"), ("mme", "m"),
-)  # fmt: skip
+VARIANTS: list[list[str]] = _WORDS["variants"]
 """How British and American spelling differ; the dictionary often has only one of them."""
 READ = 4000
 """Characters of a row of which its language is told."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import codecs
 import re
 
+from luthier.supplies import shipped
+
 MARKS = (
     ("utf-8", codecs.BOM_UTF8),
     ("utf-32-le", codecs.BOM_UTF32_LE),  # before UTF-16, whose mark is its beginning
@@ -17,16 +19,11 @@ MARKS = (
     ("utf-16-be", codecs.BOM_UTF16_BE),
 )
 HIGH = re.compile(rb"[\x80-\xff]+")
-FREQUENT = frozenset(
-    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经么去法学如都同现当没动面起看定天分还进好小部其些主样理心她本前开但因只从想实日军者意无力它与长把机十民第公此已工使情明性知全三又关点正业外将两高间由问很最重并物手应战向头文体政美相见被利什二等产或新己制身果加西斯月话合回特代内信表化老给世位次度门任常先海通教儿原东声提立及比员解水名真论处走义各入几口认条平系气题活尔更别打女变四神总何电数安少报才结反受目太量再感建务做接必场件计管期市直德资命山金指克许统区保至队形社便空决治展马科司五基眼书非则听白却界达光放强即像难且权思王象完设式色路记南品住告类求据程北边死张该交规万取拉格望觉术领共确传师观清今切院让识候带导争运"
-)
+_WORDS = shipped("luthier.data.files", "encodings.yaml")
+FREQUENT = frozenset(_WORDS["frequent"])
 """Characters that make up most of Chinese writing."""
-LETTERS = (
-    "àâæçéèêëîïôœùûüÿ", "äöüßé", "áéíñóúü", "áâãàçéêíóôõúü", "àèéìíîòóùú", "éëïóöüèêáà", "åäöéà", "æøåéòôè",
-    "áéíóúýðþæö", "àçèéíïòóúü", "äöõü", "ëç",
-)  # fmt: skip
-"""Letters beyond ASCII of French, German, Spanish, Portuguese, Italian, Dutch, Swedish, Danish, Icelandic, Catalan,
-Estonian and Albanian. Those of a text must be one language's: Czech ones, misread, are of several."""
+LETTERS: dict[str, str] = _WORDS["letters"]
+"""Letters beyond ASCII, by language."""
 MARKS_OF_TEXT = frozenset("‘’“”„–—…«»‹›€£°§·•©®™¡¿ªº²½\xa0")
 FEWEST = 3
 """Letters, or Chinese characters, below which nothing can be told."""
@@ -114,6 +111,6 @@ def _western(raw: bytes, runs: list[bytes]) -> bool:
         return False
     wide = [c for c in text if not c.isascii()]
     letters = [c.lower() for c in wide if c not in MARKS_OF_TEXT]
-    most = max(sum(c in language for c in letters) for language in LETTERS)
+    most = max(sum(c in language for c in letters) for language in LETTERS.values())
     short = sum(len(run) <= 2 for run in runs)
     return len(letters) >= FEWEST and most >= ONE_LANGUAGE * len(letters) and short >= LIKELY * len(runs)

@@ -17,6 +17,7 @@ from luthier import plugins
 from luthier.data.conversation import Content, Row
 from luthier.data.formats.listed import listed
 from luthier.errors import AmbiguousFormat, DataError, RowError
+from luthier.supplies import shipped
 
 SAMPLE_ROWS = 200
 """Rows looked at to recognise a file."""
@@ -26,12 +27,7 @@ PREFERENCE_KEYS = frozenset(
 )
 """Keys of layouts that say which answer is better."""
 
-NOT_READ = {
-    ("segments",): "segments of raw text, each learnt or not, as Axolotl's input_output has them: turns are written by "
-    "the chat template here; write messages, with train: false on those that are not to be learnt",
-    ("completions", "labels"): "steps that are judged one by one: no objective learns from them",
-    ("positive_messages",): "what an embedding or a reranker learns from: no objective here does",
-}
+NOT_READ: list[dict[str, Any]] = shipped("luthier.data.formats", "keys.yaml")["not_read"]
 """Keys of layouts that are known and not read, and why."""
 
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
@@ -91,7 +87,7 @@ def recognise(rows: Sequence[Row], file: str) -> str:
     """
     rows = _of_one_kind(rows[:SAMPLE_ROWS])
     sample = [row.value for row in rows]
-    for keys, why in NOT_READ.items():
+    for keys, why in ((known["keys"], known["why"]) for known in NOT_READ):
         if all(isinstance(value, dict) and set(keys) <= set(value) for value in sample):
             raise DataError(f"{file}: rows with {' and '.join(keys)} cannot be read: {why}")
     shares = {name: sum(named(name).recognises(value) for value in sample) for name in plugins.names("format")}

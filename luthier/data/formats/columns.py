@@ -9,26 +9,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from luthier.errors import AmbiguousFormat
+from luthier.supplies import shipped
 
-NAMES = {
-    "prompt": (
-        "prompt", "question", "questions", "query", "instruction", "input", "user", "human", "ask", "q",
-        "问题", "提问", "指令", "输入", "用户", "问",
-    ),
-    "completion": (
-        "completion", "answer", "answers", "response", "responses", "output", "reply", "assistant", "bot", "a",
-        "ideal", "gold", "答案", "回答", "输出", "回复", "助手", "答",
-    ),
-    "text": (
-        "text", "content", "sentence", "document", "body", "passage", "article", "review", "文本", "内容", "正文",
-        "评论",
-    ),
-    "system": ("system", "system_prompt", "系统"),
-    "chosen": ("chosen", "preferred", "better"),
-    "rejected": ("rejected", "dispreferred", "worse"),
-}  # fmt: skip
+_WORDS = shipped("luthier.data.formats", "keys.yaml")
+NAMES: dict[str, list[str]] = _WORDS["columns"]
 """Keys of layouts, and what columns for them are called."""
-CLASSES = ("label", "category", "class", "sentiment", "intent", "topic", "rating", "标签", "类别", "情感", "分类")
+CLASSES: list[str] = _WORDS["classes"]
 """What columns are called that say what kind of text another column holds."""
 
 

@@ -21,17 +21,11 @@ from luthier.data.formats.base import wrong_layout
 from luthier.data.formats.listed import listed
 from luthier.data.formats.sharegpt import sharegpt_message
 from luthier.errors import RowError
+from luthier.supplies import shipped
 
 LISTS = ("messages", "conversations", "conversation")
 PROMPTS = ("prompt", "messages", "conversations", "conversation", "question", "query", "problem", "instruction")
-PAIRS = (
-    ("chosen", "rejected"),
-    ("chosen_response", "rejected_response"),
-    ("chosen_messages", "rejected_messages"),
-    ("response", "rejected_response"),
-    ("messages", "rejected_messages"),
-)
-"""Keys of the better and the worse answer; the last two are ms-swift's."""
+PAIRS: list[list[str]] = shipped("luthier.data.formats", "keys.yaml")["judged"]
 
 
 class PreferencePair:

@@ -9,16 +9,9 @@ from luthier.data.formats.alpaca import history
 from luthier.data.formats.base import judged, wrong_layout
 from luthier.data.formats.choice import Choice
 from luthier.errors import RowError
+from luthier.supplies import shipped
 
-PAIRS = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("query", "response"),
-    ("question", "answer"),
-    ("prompt", "generation"),
-    ("article", "summary"),
-    ("input", "ideal"),
-)
+PAIRS: list[list[str]] = shipped("luthier.data.formats", "keys.yaml")["answered"]
 
 
 class PromptCompletion:
@@ -45,7 +38,7 @@ class PromptCompletion:
         return conversation([*turns, *context, *answered], row.origin, row.value.get("tools"))
 
 
-def _pair(value: dict[str, Any]) -> tuple[str, str] | None:
+def _pair(value: dict[str, Any]) -> list[str] | None:
     return next((pair for pair in PAIRS if set(pair) <= set(value)), None)
 
 

@@ -17,21 +17,10 @@ from luthier.data.conversation import (
 )
 from luthier.data.formats.base import judged, wrong_layout
 from luthier.data.formats.listed import listed
+from luthier.supplies import shipped
 
 KEYS = ("conversations", "conversation")
-ROLE_OF = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "function_response": "tool",
-    "tool": "tool",
-}
+ROLE_OF: dict[str, str] = shipped("luthier.data.formats", "keys.yaml")["speakers"]
 
 
 class ShareGPT:
