@@ -73,8 +73,8 @@ class DataError(UserError):
 class RowError(DataError):
     """One row that cannot be used. `reason` is a short stable name, `detail` a sentence."""
 
-    def __init__(self, where: str, reason: str, detail: str) -> None:
-        self.where, self.reason, self.detail = where, reason, detail
+    def __init__(self, where: object, reason: str, detail: str) -> None:
+        self.where, self.reason, self.detail = str(where), reason, detail
         super().__init__(f"{where}: {detail}")
 
 

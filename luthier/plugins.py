@@ -51,22 +51,15 @@ class Settings(BaseModel):
         """Refuse unknown keys with the nearest match; pydantic's own message would not say what is allowed."""
         unknown = [key for key in value if key not in cls.model_fields] if isinstance(value, dict) else []
         if unknown:
-            raise ValidationError.from_exception_data(
-                cls.__name__,
-                [
-                    InitErrorDetails(
-                        type=PydanticCustomError(
-                            "unknown_key",
-                            "unknown key; {hint}",
-                            {"hint": suggestion(str(key), cls.model_fields)},
-                        ),
-                        loc=(str(key),),
-                        input=key,
-                    )
-                    for key in unknown
-                ],
-            )
+            raise ValidationError.from_exception_data(cls.__name__, [cls._unknown(str(key)) for key in unknown])
         return value
+
+    @classmethod
+    def _unknown(cls, key: str) -> InitErrorDetails:
+        hint = {"hint": suggestion(key, cls.model_fields)}
+        return InitErrorDetails(
+            type=PydanticCustomError("unknown_key", "unknown key; {hint}", hint), loc=(key,), input=key
+        )
 
 
 class Part(Settings):

@@ -48,10 +48,8 @@ class Bottleneck(PeftPart):
         return BottleneckConfig(
             target_modules=self.target_modules or self._places(model),
             hidden_size=model.config.get_text_config().hidden_size,
-            bottleneck_size=self.bottleneck_size,
-            non_linearity=self.non_linearity,
-            dropout=self.dropout,
             task_type=peft_task(model),
+            **self.model_dump(include={"bottleneck_size", "non_linearity", "dropout"}),
         )
 
     def _places(self, model: Any) -> list[str]:

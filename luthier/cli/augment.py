@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli.source import OPTIONS, SOURCE, chosen_parts, source_of
+from luthier.cli.source import OPTIONS, SOURCE, chosen_parts, require_place, show_tally, source_of
 
 
 def augment(
@@ -28,21 +28,14 @@ def augment(
     from luthier.cli import show
     from luthier.config import AugmentConfig, parse_section
     from luthier.data.augment.run import augment_source
-    from luthier.errors import UserError
 
-    if not output and not dry_run:
-        raise UserError("say where the rows go: -o FOLDER (or look first: --dry-run)")
+    require_place(output, dry_run=dry_run)
     names = {"augment": augmenters, "guard": guards}
     parts = parse_section(AugmentConfig, chosen_parts(names, changes or ()), source="--with, --guard")
     held = source_of(held_out, "auto", ()) if held_out else None
     rows = source_of(source, "auto", options or ())
     read, tally = augment_source(rows, parts.augment, parts.guard, output or None, held_out=held)  # type: ignore[arg-type]
-    lines: list[tuple[object, ...]] = [("rows that can be used", read, ""), ("new rows", tally.kept, "")]
-    lines += [(f"made by {method}", count, "") for method, count in tally.mended.most_common()]
-    for rule, count in tally.dropped.most_common():
-        where, detail, _ = tally.examples[rule][0]
-        lines.append((f"refused: {rule}", count, f"{where}: {detail}"))
-    show.table("", ("rows", "", "first"), lines)
+    show_tally(tally, [("rows that can be used", read), ("new rows", tally.kept)], made="made by", gone="refused")
     if output:
         said = f"{output}/rows.jsonl to train on besides; {output}/augmented.md says why others were refused"
         show.console.print(said, markup=False)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from luthier.cli.source import FORMAT, OPTIONS, SOURCE, chosen_parts, source_of
+from luthier.cli.source import FORMAT, OPTIONS, SOURCE, chosen_parts, require_place, show_tally, source_of
 
 USUAL = "repair,secrets,personal,quality,duplicates,near-duplicates"
 
@@ -35,10 +35,8 @@ def clean(
     """Mend and drop rows by rule; what was done is in the ledger, and dropped rows can be put back."""
     from luthier.cli import show
     from luthier.data.clean.run import clean_source
-    from luthier.errors import UserError
 
-    if not output and not dry_run:
-        raise UserError("say where the rows go: -o FOLDER (or look first: --dry-run)")
+    require_place(output, dry_run=dry_run)
     chosen = chosen_cleaners(cleaners, changes or ())
     rows = source_of(source, format, options or ())
     with show.progress() as bar:
@@ -48,12 +46,7 @@ def clean(
             bar.update(task, completed=done)
 
         tally = clean_source(rows, chosen, output or None, workers=workers, on=on, watch=watch)
-    lines: list[tuple[object, ...]] = [("read", tally.read, ""), ("kept", tally.kept, "")]
-    lines += [(f"mended by {rule}", count, "") for rule, count in tally.mended.most_common()]
-    for rule, count in tally.dropped.most_common():
-        where, detail, _ = tally.examples[rule][0]
-        lines.append((f"dropped: {rule}", count, f"{where}: {detail}"))
-    show.table("", ("rows", "", "first"), lines)
+    show_tally(tally, [("read", tally.read), ("kept", tally.kept)], made="mended by", gone="dropped")
     for note in tally.notes:
         show.console.print(note, markup=False)
     if output:

@@ -15,6 +15,26 @@ FORMAT = typer.Option(help="Read the rows as this format.")
 OPTIONS = typer.Option("--set", help="Other settings of the source, e.g. --set encoding=gb18030.")
 
 
+def require_place(output: str, *, dry_run: bool) -> None:
+    """Refuse to work for nothing."""
+    from luthier.errors import UserError
+
+    if not output and not dry_run:
+        raise UserError("say where the rows go: -o FOLDER (or look first: --dry-run)")
+
+
+def show_tally(tally: Any, first: Iterable[tuple[str, int]], *, made: str, gone: str) -> None:
+    """Print what became of rows, by rule, with the first of those that went."""
+    from luthier.cli.show import table
+
+    lines: list[tuple[object, ...]] = [(*one, "") for one in first]
+    lines += [(f"{made} {rule}", count, "") for rule, count in tally.mended.most_common()]
+    for rule, count in tally.dropped.most_common():
+        where, detail, _ = tally.examples[rule][0]
+        lines.append((f"{gone}: {rule}", count, f"{where}: {detail}"))
+    table("", ("rows", "", "first"), lines)
+
+
 def source_of(path: str, format: str, options: Iterable[str]) -> Any:
     """The settings of a source; raises ConfigError and DataError."""
     from luthier.config import SourceConfig, apply_override, parse_section

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -31,6 +32,17 @@ class Likely(CleanerSettings):
     """The model whose probabilities are taken, behind its own chat template."""
     min: Annotated[float, Field(ge=0)] | None = None
     """Rows that are measured below it go: they teach the model nothing; null: all stay."""
+    max: float
+    """What is measured of a row from which on it goes."""
+
+    def build(self) -> Cleaner:
+        """Load the model."""
+        likelihood = _likelihood(self.model.model_dump_json())
+        return _Measured(self.type, self.min, self.max, lambda rows: self.measured(likelihood, rows))
+
+    @abstractmethod
+    def measured(self, likelihood: Likelihood, rows: Sequence[Content]) -> list[float | None]:
+        """What is measured of each row; None where it cannot be."""
 
 
 class Perplexity(Likely):
@@ -40,10 +52,10 @@ class Perplexity(Likely):
     max: Annotated[float, Field(gt=1)] = 1000.0
     """Perplexity of the answer given its question, from which on a row goes."""
 
-    def build(self) -> Cleaner:
-        """Load the model."""
-        likelihood = _likelihood(self.model.model_dump_json())
-        return _Measured("perplexity", self.min, self.max, lambda rows: _perplexities(likelihood, rows))
+    def measured(self, likelihood: Likelihood, rows: Sequence[Content]) -> list[float | None]:
+        """The perplexity of each answer."""
+        found = likelihood.mean_logprobs([answered(row) for row in rows])
+        return [None if mean is None else math.exp(min(-mean, LARGEST_EXPONENT)) for mean in found]
 
 
 class Ifd(Likely):
@@ -57,10 +69,15 @@ class Ifd(Likely):
     max: Annotated[float, Field(gt=0)] = 1.0
     """The difficulty from which on a row goes."""
 
-    def build(self) -> Cleaner:
-        """Load the model."""
-        likelihood = _likelihood(self.model.model_dump_json())
-        return _Measured("ifd", self.min, self.max, lambda rows: _difficulties(likelihood, rows))
+    def measured(self, likelihood: Likelihood, rows: Sequence[Content]) -> list[float | None]:
+        """The difficulty of each answer."""
+        asked = [row if isinstance(row, Conversation) else None for row in map(answered, rows)]
+        given = likelihood.mean_logprobs(asked)
+        alone = likelihood.mean_logprobs([row and unasked(row) for row in asked])
+        return [
+            None if with_it is None or without is None else math.exp(min(without - with_it, LARGEST_EXPONENT))
+            for with_it, without in zip(given, alone, strict=True)
+        ]
 
 
 class _Measured(Cleaner):
@@ -92,21 +109,6 @@ class _Measured(Cleaner):
         count, first = len(self.unmeasured), "".join(self.unmeasured[:1])
         why = "no answer to a question, refused by the chat template, or longer than the model knows"
         return [f"{self.rule}: {count} rows were not measured, and stay ({why}); first: {first}"] if count else []
-
-
-def _perplexities(likelihood: Likelihood, rows: Sequence[Content]) -> list[float | None]:
-    found = likelihood.mean_logprobs([answered(row) for row in rows])
-    return [None if mean is None else math.exp(min(-mean, LARGEST_EXPONENT)) for mean in found]
-
-
-def _difficulties(likelihood: Likelihood, rows: Sequence[Content]) -> list[float | None]:
-    asked = [row if isinstance(row, Conversation) else None for row in map(answered, rows)]
-    given = likelihood.mean_logprobs(asked)
-    alone = likelihood.mean_logprobs([row and unasked(row) for row in asked])
-    return [
-        None if with_it is None or without is None else math.exp(min(without - with_it, LARGEST_EXPONENT))
-        for with_it, without in zip(given, alone, strict=True)
-    ]
 
 
 def answered(content: Content) -> Conversation | Text | None:

@@ -114,13 +114,8 @@ def _opened(writer: Writer) -> Engine:
     if writer.endpoint:
         from luthier.inference.endpoint import EndpointEngine
 
-        return EndpointEngine(
-            writer.endpoint,
-            writer.model,
-            key_variable=writer.key_variable,
-            at_once=writer.at_once,
-            timeout_seconds=writer.timeout_seconds,
-        )
+        how = writer.model_dump(include={"key_variable", "at_once", "timeout_seconds"})
+        return EndpointEngine(writer.endpoint, writer.model, **how)
     from luthier.inference.hf import HfEngine
     from luthier.models.load import ModelLoader
 

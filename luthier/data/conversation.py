@@ -174,11 +174,11 @@ def conversation(turns: Sequence[Message], origin: Origin, tools: Any = None) ->
         RowError: nothing said by an assistant, or an assistant turn to learn that is empty or repeats the question.
     """
     if not any(turn.role == "assistant" for turn in turns):
-        raise RowError(str(origin), "no-assistant", "no assistant message, so there is nothing to learn")
+        raise RowError(origin, "no-assistant", "no assistant message, so there is nothing to learn")
     for position, turn in enumerate(turns):
         says = turn.content.strip() or turn.tool_calls
         if turn.role == "assistant" and turn.weight > 0 and not says:
-            raise RowError(str(origin), "empty-answer", f"message {position} (assistant) says nothing")
+            raise RowError(origin, "empty-answer", f"message {position} (assistant) says nothing")
         before = turns[position - 1].content if position else ""
         if (
             turn.role == "assistant"
@@ -186,7 +186,7 @@ def conversation(turns: Sequence[Message], origin: Origin, tools: Any = None) ->
             and turn.content.strip()
             and turn.content.strip() == before.strip()
         ):
-            raise RowError(str(origin), "identical-pair", f"message {position} (assistant) repeats what it answers")
+            raise RowError(origin, "identical-pair", f"message {position} (assistant) repeats what it answers")
     return Conversation(tuple(turns), _tools(tools, origin))
 
 
@@ -225,12 +225,12 @@ def message(value: Any, origin: Origin, position: int) -> Message:
 
 def wrong_message(origin: Origin, position: int) -> Wrong:
     """Errors of the message at a position."""
-    return lambda detail: RowError(str(origin), "bad-message", f"message {position}: {detail}")
+    return lambda detail: RowError(origin, "bad-message", f"message {position}: {detail}")
 
 
 def system_turns(value: Mapping[str, Any], origin: Origin) -> list[Message]:
     """The system message of a row that holds it under a key of its own, if it has one; raises RowError."""
-    text = _string(value, "system", lambda detail: RowError(str(origin), "bad-message", detail))
+    text = _string(value, "system", lambda detail: RowError(origin, "bad-message", detail))
     return [Message(role="system", content=text)] if text else []
 
 
@@ -311,14 +311,14 @@ def _tools(tools: Any, origin: Origin) -> tuple[Mapping[str, Any], ...]:
         try:
             tools = read_json(tools)
         except ValueError as error:
-            raise RowError(str(origin), "bad-tools", f"tools is not valid JSON: {error}") from None
+            raise RowError(origin, "bad-tools", f"tools is not valid JSON: {error}") from None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise RowError(str(origin), "bad-tools", "tools must be a list of function descriptions")
+        raise RowError(origin, "bad-tools", "tools must be a list of function descriptions")
     wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
     for tool in wrapped:
         function = tool["function"]
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise RowError(str(origin), "bad-tools", f"a tool needs a function name, got {_short(tool)}")
+            raise RowError(origin, "bad-tools", f"a tool needs a function name, got {_short(tool)}")
     return tuple(wrapped)
 
 

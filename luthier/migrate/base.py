@@ -79,8 +79,8 @@ class Reason(Settings):
     when: dict[str, list[Any]] = Field(default={})
 
 
-class TableFile(Settings):
-    """A table as its file has it."""
+class Table(Settings):
+    """What becomes of every key of a tool, as its file has it; `entries` are made of that and of what it includes."""
 
     title: str
     """The tool and its version."""
@@ -100,18 +100,7 @@ class TableFile(Settings):
     """Keys that other tools have by another name, under which the rules know them."""
     words: dict[str, Any] = Field(default={})
     """Data of the functions."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """What every key of a tool becomes."""
-
-    title: str
-    fixed: Mapping[str, Any]
-    defaults: Mapping[str, Any]
-    entries: Mapping[str, Entry]
-    renames: Mapping[str, str]
-    words: Mapping[str, Any]
+    entries: dict[str, Entry] = Field(default={})
 
     @property
     def keys(self) -> list[str]:
@@ -122,7 +111,7 @@ class Table:
 @cache
 def table(name: str) -> Table:
     """The table of that name, with those it includes; what it says itself comes first."""
-    file = TableFile.model_validate(read_tree(Path(__file__).parent / f"{name}.yaml"))
+    file = Table.model_validate(read_tree(Path(__file__).parent / f"{name}.yaml"))
     entries: dict[str, Entry] = {}
     fixed, defaults, words = dict(file.fixed), dict(file.defaults), dict(file.words)
     for rule, keys in file.rules.items():
@@ -138,7 +127,7 @@ def table(name: str) -> Table:
     for other in map(table, file.includes):
         entries |= {key: entry for key, entry in other.entries.items() if key not in entries}
         fixed, defaults, words = {**other.fixed, **fixed}, {**other.defaults, **defaults}, {**other.words, **words}
-    return Table(file.title, fixed, defaults, entries, file.renames, words)
+    return file.model_copy(update={"fixed": fixed, "defaults": defaults, "words": words, "entries": entries})
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,19 +86,16 @@ def _shown(raw: bytes, encoding: str) -> str:
     return raw.decode(encoding, errors="replace").replace("\n", " ")
 
 
-def _text(raw: bytes, encoding: str) -> str | None:
-    """Decoded strictly, but for a character that the end cuts."""
+def _wide(raw: bytes, encoding: str) -> list[str]:
+    """What is not ASCII, decoded strictly but for a character that the end cuts; nothing where that cannot be."""
     try:
-        return codecs.getincrementaldecoder(encoding)().decode(raw)
+        return [c for c in codecs.getincrementaldecoder(encoding)().decode(raw) if not c.isascii()]
     except UnicodeDecodeError:
-        return None
+        return []
 
 
 def _chinese(raw: bytes) -> bool:
-    text = _text(raw, "gb18030")
-    if text is None:
-        return False
-    wide = [c for c in text if not c.isascii()]
+    wide = _wide(raw, "gb18030")
     han = [c for c in wide if "\u4e00" <= c <= "\u9fff"]
     usual = len(han) + sum(c in "，。！？；：“”‘’（）《》、…—·～【】　" or "\uff00" <= c <= "\uffef" for c in wide)
     frequent = sum(c in FREQUENT for c in han)
@@ -106,10 +103,7 @@ def _chinese(raw: bytes) -> bool:
 
 
 def _western(raw: bytes, runs: list[bytes]) -> bool:
-    text = _text(raw, "cp1252")
-    if text is None:
-        return False
-    wide = [c for c in text if not c.isascii()]
+    wide = _wide(raw, "cp1252")
     letters = [c.lower() for c in wide if c not in MARKS_OF_TEXT]
     most = max(sum(c in language for c in letters) for language in LETTERS.values())
     short = sum(len(run) <= 2 for run in runs)

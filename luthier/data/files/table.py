@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from luthier.data.files.base import How
 from luthier.data.files.opened import LARGEST_ROW, TOO_LONG, Opened, RowTooLong
-from luthier.data.files.text import lines
+from luthier.data.files.text import beginning
 from luthier.errors import DataError
 
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}
@@ -29,13 +29,9 @@ class Table:
 
     def rows(self, file: Opened, how: How) -> Iterator[tuple[int, Any]]:
         """Each row with the line it starts on."""
-        characters = how.text(file)
-        source = lines(characters)
-        head = list(islice(source, LOOKED_AT * 4))
-        if not "".join(head).strip():
-            raise DataError(f"{file}: the file is empty")
+        head, source = beginning(file, how, LOOKED_AT * 4)
         delimiter = "\t" if file.suffix == ".tsv" else _delimiter(head, str(file))
-        records = _records(chain(head, source), delimiter, str(file))
+        records = _records(source, delimiter, str(file))
         names = names_of(next(records)[1], f"{file}:1")
         how.note = f"{next(k for k, v in DELIMITERS.items() if v == delimiter)}s between columns"
         for line, fields in records:

@@ -25,19 +25,24 @@ class PlainText:
 
     def rows(self, file: Opened, how: How) -> Iterator[tuple[int, Any]]:
         """Each text with the line it starts on."""
-        characters = how.text(file)
-        source = lines(characters)
-        head = list(islice(source, LOOKED_AT))
-        if not "".join(head).strip():
-            raise DataError(f"{file}: the file is empty")
+        head, source = beginning(file, how, LOOKED_AT)
         unit = how.text_unit
         if unit == "auto":
             unit = "file" if file.suffix in (".md", ".markdown") else _unit(head)
         how.note = f"one text a {unit}"
-        for line, text in _texts(chain(head, source), unit):
+        for line, text in _texts(source, unit):
             if len(text) > LARGEST_ROW:
                 raise RowTooLong(f"{file}:{line}: {TOO_LONG} (text_unit: line, paragraph or file)")
             yield line, text
+
+
+def beginning(file: Opened, how: How, count: int) -> tuple[list[str], Iterator[str]]:
+    """The first lines of a file, and all of them; raises DataError where it is empty."""
+    source = lines(how.text(file))
+    head = list(islice(source, count))
+    if not "".join(head).strip():
+        raise DataError(f"{file}: the file is empty")
+    return head, chain(head, source)
 
 
 def lines(characters: Characters) -> Iterator[str]:

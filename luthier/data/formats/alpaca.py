@@ -31,12 +31,10 @@ class Alpaca:
         texts = {key: "" if value.get(own[key]) is None else value[own[key]] for key in own}
         for key, text in texts.items():
             if not isinstance(text, str):
-                raise RowError(
-                    str(row.origin), "bad-message", f"{own[key]} must be a string, got {type(text).__name__}"
-                )
+                raise RowError(row.origin, "bad-message", f"{own[key]} must be a string, got {type(text).__name__}")
         question = "\n".join(part for part in (texts["instruction"], texts["input"]) if part)
         if not question.strip():
-            raise RowError(str(row.origin), "empty-question", "instruction and input are both empty")
+            raise RowError(row.origin, "empty-question", "instruction and input are both empty")
         turns = system_turns(value, row.origin) + history(value.get("history"), row)
         turns += [Message(role="user", content=question), Message(role="assistant", content=texts["output"])]
         return conversation(turns, row.origin, value.get("tools"))
@@ -57,7 +55,7 @@ def history(pairs: Any, row: Row) -> list[Message]:
     """Earlier question-answer pairs as messages, learnt like the last one; raises RowError."""
     turns: list[Message] = []
     pairs = listed(pairs)
-    wrong = RowError(str(row.origin), "bad-message", "history must be a list of [question, answer] pairs")
+    wrong = RowError(row.origin, "bad-message", "history must be a list of [question, answer] pairs")
     if pairs is not None and not isinstance(pairs, list):
         raise wrong
     for pair in pairs or []:

@@ -72,7 +72,7 @@ def read(name: str, row: Row) -> Content:
     """
     media = next((key for key in MEDIA if row.value.get(key)), None) if isinstance(row.value, dict) else None
     if media is not None:
-        raise RowError(str(row.origin), "media", f"has {media}, and only text is read")
+        raise RowError(row.origin, "media", f"has {media}, and only text is read")
     return named(name).read(row)
 
 
@@ -126,7 +126,7 @@ def unanswered(value: Mapping[str, Any]) -> bool:
 
 def wrong_layout(row: Row, evidence: str) -> RowError:
     """The error of a row that does not have the layout of its file."""
-    return RowError(str(row.origin), "wrong-layout", f"expected {evidence}; got a row {_kind([row.value])}")
+    return RowError(row.origin, "wrong-layout", f"expected {evidence}; got a row {_kind([row.value])}")
 
 
 def _kind(values: Sequence[Any]) -> str:

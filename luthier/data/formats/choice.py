@@ -68,9 +68,9 @@ def question_of(row: Row) -> Question:
     wrong = row.value[key]
     right = _right(wrong, options, labels, 1 if key in FROM_ONE else 0)
     if right is None:
-        raise RowError(str(row.origin), "bad-message", f"{key} {wrong!r} is none of the {len(options)} options")
+        raise RowError(row.origin, "bad-message", f"{key} {wrong!r} is none of the {len(options)} options")
     if not question.strip() or not all(option.strip() for option in options):
-        raise RowError(str(row.origin), "empty-question", "the question or one of its options is empty")
+        raise RowError(row.origin, "empty-question", "the question or one of its options is empty")
     return Question(question, tuple(options), right)
 
 

@@ -33,6 +33,6 @@ class LabelledAnswer:
                 [turn for turn in said if turn.role == "system"] + given if asked_again(said, given) else said + given
             )
         if not said or said[-1].role != "assistant":
-            raise RowError(str(row.origin), "no-assistant", "the row does not end with an answer")
+            raise RowError(row.origin, "no-assistant", "the row does not end with an answer")
         before = [unlearnt(turn) for turn in said[:-1]]
         return Labelled(conversation([*before, said[-1]], row.origin, row.value.get("tools")), row.value["label"])

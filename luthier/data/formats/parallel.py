@@ -35,7 +35,7 @@ class Parallel:
             raise wrong_layout(row, self.evidence)
         (source, text), (target, translated) = pair
         if not text.strip():
-            raise RowError(str(row.origin), "empty-question", "there is nothing to translate")
+            raise RowError(row.origin, "empty-question", "there is nothing to translate")
         ask = ASK if source and target else ASK_PLAIN
         asked = ask.format(source=_name(source), target=_name(target), text=text)
         turns = [Message(role="user", content=asked), Message(role="assistant", content=translated)]

@@ -54,9 +54,9 @@ class PreferencePair:
             shared = same.index(False) if False in same else len(same)
             prompt, better, worse = system + better[:shared], better[shared:], worse[shared:]
         if better == worse:
-            raise RowError(str(origin), "identical-pair", "chosen and rejected are the same")
+            raise RowError(origin, "identical-pair", "chosen and rejected are the same")
         if not any(turn.role == "user" for turn in prompt):
-            raise RowError(str(origin), "empty-question", "no prompt: neither under a key nor shared by both answers")
+            raise RowError(origin, "empty-question", "no prompt: neither under a key nor shared by both answers")
         before = [unlearnt(turn) for turn in prompt]
         both = [conversation([*before, *answer], origin, value.get("tools")) for answer in (better, worse)]
         return Preference(both[0], both[1], _margin(value.get("margin"), origin))
@@ -96,7 +96,7 @@ def turns(said: Any, role: str, origin: Origin) -> list[Message]:
     if isinstance(said, dict):
         said = [said]
     if not isinstance(said, list):
-        raise RowError(str(origin), "bad-message", f"expected text or messages, got {type(said).__name__}")
+        raise RowError(origin, "bad-message", f"expected text or messages, got {type(said).__name__}")
     return [
         sharegpt_message(turn, origin, position)
         if isinstance(turn, dict) and {"from", "value"} <= set(turn)
@@ -109,5 +109,5 @@ def _margin(value: Any, origin: Origin) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_WEIGHT:
-        raise RowError(str(origin), "bad-message", f"margin must be a number, got {value!r}")
+        raise RowError(origin, "bad-message", f"margin must be a number, got {value!r}")
     return float(value)

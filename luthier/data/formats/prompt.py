@@ -31,12 +31,12 @@ class Prompt:
             raise wrong_layout(row, self.evidence)
         messages = prompt_of(row)
         if not messages or not messages[-1].content.strip():
-            raise RowError(str(row.origin), "empty-question", "prompt is empty")
+            raise RowError(row.origin, "empty-question", "prompt is empty")
         if messages[-1].role == "assistant":
-            raise RowError(str(row.origin), "empty-question", "the prompt ends with an answer")
+            raise RowError(row.origin, "empty-question", "the prompt ends with an answer")
         answer = next((row.value[key] for key in ANSWERS if row.value.get(key) is not None), None)
         if answer is not None and not isinstance(answer, str | int | float):
-            raise RowError(str(row.origin), "bad-message", f"the right answer must be text or a number, got {answer!r}")
+            raise RowError(row.origin, "bad-message", f"the right answer must be text or a number, got {answer!r}")
         return Task(Conversation(tuple(messages)), None if answer is None else str(answer), row.value)
 
 

@@ -33,7 +33,7 @@ class PromptCompletion:
         turns = system_turns(row.value, row.origin) + history(row.value.get("history"), row)
         asked, answered = _side(row, pair[0], "user"), _side(row, pair[1], "assistant")
         if not any(turn.role == "assistant" for turn in answered):  # an assistant in the prompt is not the answer
-            raise RowError(str(row.origin), "no-assistant", f"{pair[1]} holds no assistant message")
+            raise RowError(row.origin, "no-assistant", f"{pair[1]} holds no assistant message")
         context = [unlearnt(turn) for turn in asked]  # only the completion is learnt
         return conversation([*turns, *context, *answered], row.origin, row.value.get("tools"))
 
@@ -45,11 +45,11 @@ def _pair(value: dict[str, Any]) -> list[str] | None:
 def _side(row: Row, key: str, role: str) -> list[Message]:
     said = row.value[key]
     if role == "user" and (said == [] or (isinstance(said, str) and not said.strip())):
-        raise RowError(str(row.origin), "empty-question", f"{key} is empty")
+        raise RowError(row.origin, "empty-question", f"{key} is empty")
     if isinstance(said, str):
         return [Message(role=role, content=said)]
     if isinstance(said, list):
         return [message(turn, row.origin, position) for position, turn in enumerate(said)]
     raise RowError(
-        str(row.origin), "bad-message", f"{key} must be a string or a list of messages, got {type(said).__name__}"
+        row.origin, "bad-message", f"{key} must be a string or a list of messages, got {type(said).__name__}"
     )

@@ -24,5 +24,5 @@ class PlainText:
             raise wrong_layout(row, self.evidence)
         text = row.value if isinstance(row.value, str) else row.value["text"]
         if not text.strip():
-            raise RowError(str(row.origin), "empty-text", "the text is empty")
+            raise RowError(row.origin, "empty-text", "the text is empty")
         return Text(text)

@@ -22,7 +22,7 @@ class Turns:
         """The conversation; raises RowError."""
         said = row.value
         if isinstance(said, list) and len(said) < 2 and all(isinstance(one, str) for one in said):
-            raise RowError(str(row.origin), "no-assistant", "a question without an answer")
+            raise RowError(row.origin, "no-assistant", "a question without an answer")
         if not self.recognises(said):
             raise wrong_layout(row, self.evidence)
         roles = ("user", "assistant")
