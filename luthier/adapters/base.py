@@ -5,7 +5,7 @@ trained in a folder that plain transformers or peft loads, and loads it back.
 What it must not know: data, objectives, the loop, how many devices there are. What its method measures on data before
 training, it measures through `Run.calibrate`.
 How to add one: one file here with one class, one line under `adapter` in `plugins.yaml` (or an entry point
-`luthier.adapter`). A subclass of `AdapterPart` writes only what differs from the defaults; of `PeftPart`
+`luthier.adapter`). A subclass of `Adapter` writes only what differs from the defaults; of `PeftPart`
 (`peft_part.py`), little more than the settings that peft needs. Import torch and peft inside the methods.
 """
 
@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from luthier.config import RunConfig
 from luthier.plugins import Part
@@ -62,35 +62,39 @@ class Learnt(Protocol):
         """`needs.scores`: whether the model has a head of one number instead of its language head."""
 
 
-@runtime_checkable
-class Adapter(Protocol):
-    """What every adapter part offers."""
+class Adapter(Part):
+    """Base of every adapter: what suits most kinds; each writes what differs."""
 
-    type: str
     learning_rates: ClassVar[tuple[float, float]]
     """The range in which peak learning rates of this method usually lie; outside, the check warns."""
-    trains_base: ClassVar[bool]
+    trains_base: ClassVar[bool] = False
     """Whether the model's own weights are trained, which are then loaded and kept in float32."""
 
     @property
     def virtual_tokens(self) -> int:
         """Positions it puts in front of every row. Rows with some cannot share a row, so that they are padded."""
+        return 0
 
     @property
     def base_bits(self) -> int | None:
         """Bits of the weights of a quantised base model; None: as they are."""
+        return None
 
     def refusal(self, config: RunConfig) -> str | None:
         """Why it cannot train under a config and what to write instead, or None; asked before the model is loaded."""
+        return None
 
     def learning_rate_scale(self, name: str) -> float:
         """What the learning rate of the trained parameter of this name is multiplied with."""
+        return 1.0
 
+    @abstractmethod
     def attach(self, model: Model, run: Run = UNKNOWN_RUN) -> Model:
         """Freeze and add weights; returns the model to train (in evaluation mode, weights in float32 where trained)."""
 
     def penalty(self, model: nn.Module) -> Tensor | None:
         """A term of the loss that depends on the weights alone; counted once a step, whatever the micro-batches."""
+        return None
 
     def before_step(self, model: nn.Module, step: int) -> None:
         """Look at the gradients of a whole step, clipped; steps count from 1."""
@@ -98,63 +102,20 @@ class Adapter(Protocol):
     def after_step(self, model: nn.Module, step: int) -> None:
         """Act after an optimizer step, for methods that change during training."""
 
+    @abstractmethod
     def save(self, model: Model, folder: Path) -> None:
         """Write the trained weights; the folder exists."""
 
     def checkpoint(self, model: Model, folder: Path) -> None:
         """As `save`, and besides whatever `load` needs so that training goes on exactly."""
+        self.save(model, folder)
 
+    @abstractmethod
     def load(self, model: Model, folder: Path) -> None:
         """Put what a checkpoint holds back into an attached model."""
 
     def report(self, model: Model) -> str | None:
         """What it measured, as Markdown for the report of the run; None: nothing."""
-
-
-class AdapterPart(Part):
-    """What suits most kinds; each writes what differs."""
-
-    learning_rates: ClassVar[tuple[float, float]]
-    trains_base: ClassVar[bool] = False
-
-    @property
-    def virtual_tokens(self) -> int:
-        """None."""
-        return 0
-
-    @property
-    def base_bits(self) -> int | None:
-        """As the model's folder says."""
-        return None
-
-    def refusal(self, config: RunConfig) -> str | None:
-        """Nothing is refused."""
-        return None
-
-    def learning_rate_scale(self, name: str) -> float:
-        """One rate for all."""
-        return 1.0
-
-    def penalty(self, model: nn.Module) -> Tensor | None:
-        """None."""
-        return None
-
-    def before_step(self, model: nn.Module, step: int) -> None:
-        """Nothing to do."""
-
-    def after_step(self, model: nn.Module, step: int) -> None:
-        """Nothing to do."""
-
-    @abstractmethod
-    def save(self, model: Model, folder: Path) -> None:
-        """Each kind writes its own."""
-
-    def checkpoint(self, model: Model, folder: Path) -> None:
-        """What is saved is all there is."""
-        self.save(model, folder)
-
-    def report(self, model: Model) -> str | None:
-        """Nothing."""
         return None
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.adapters.base import UNKNOWN_RUN, AdapterPart, Model, Run
+from luthier.adapters.base import UNKNOWN_RUN, Adapter, Model, Run
 from luthier.adapters.merge import merge
 from luthier.errors import ModelError
 
 
-class Full(AdapterPart):
+class Full(Adapter):
     """Train every weight of the model, in float32."""
 
     type: Literal["full", "freeze"] = "full"

@@ -7,14 +7,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from luthier.adapters.base import UNKNOWN_RUN, AdapterPart, Model, Run, peft_task
+from luthier.adapters.base import UNKNOWN_RUN, Adapter, Model, Run, peft_task
 from luthier.errors import ModelError
 
 WEIGHTS = "adapter_model.safetensors"
 TargetModules = Literal["all-linear"] | list[str]
 
 
-class PeftPart(AdapterPart):
+class PeftPart(Adapter):
     """A kind that peft attaches, saves and loads; the kinds say which settings peft needs."""
 
     config: ClassVar[str]

@@ -11,6 +11,8 @@ from luthier.cli.augment import augment
 from luthier.cli.clean import clean, restore
 from luthier.cli.source import FORMAT, MODEL, OPTIONS, SOURCE, source_of
 from luthier.cli.where import where
+from luthier.config import ModelConfig
+from luthier.errors import DataError, RowError, UserError
 
 if TYPE_CHECKING:
     from luthier.data.inspect import Inspection
@@ -82,10 +84,8 @@ def stats(
     from pathlib import Path
 
     from luthier.cli import show
-    from luthier.config import ModelConfig
     from luthier.data.stats import draw, packings
     from luthier.data.stats import stats as counted
-    from luthier.errors import UserError
     from luthier.models.load import ModelLoader
 
     if image and Path(image).suffix.lower() != ".png":
@@ -134,7 +134,6 @@ def show(
     from luthier.cli import show as shown
     from luthier.data.recognise import recognised
     from luthier.data.sources import files_of
-    from luthier.errors import DataError
 
     settings = source_of(source, format, options or ())
     found = recognised(settings, files_of(settings)[0], limit=settings.limit)
@@ -149,10 +148,8 @@ def show(
 def _rendered(format: str, rows: Iterable[Any], model: str) -> None:
     """Print rows as the model sees them."""
     from luthier.cli import show as shown
-    from luthier.config import ModelConfig
     from luthier.data.formats.base import read
     from luthier.data.mask import explained, sequences
-    from luthier.errors import RowError
     from luthier.models.load import ModelLoader
     from luthier.train.check import Sample
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import typer
 
+from luthier.config import SourceConfig, apply_override, parse_section
+from luthier.errors import UserError
+
 SOURCE = typer.Argument(
     help="A file, a folder, a pattern, `-` for standard input, or hub:owner/name.", show_default=False
 )
@@ -17,8 +20,6 @@ OPTIONS = typer.Option("--set", help="Other settings of the source, e.g. --set e
 
 def require_place(output: str, *, dry_run: bool) -> None:
     """Refuse to work for nothing."""
-    from luthier.errors import UserError
-
     if not output and not dry_run:
         raise UserError("say where the rows go: -o FOLDER (or look first: --dry-run)")
 
@@ -37,7 +38,6 @@ def show_tally(tally: Any, first: Iterable[tuple[str, int]], *, made: str, gone:
 
 def source_of(path: str, format: str, options: Iterable[str]) -> Any:
     """The settings of a source; raises ConfigError and DataError."""
-    from luthier.config import SourceConfig, apply_override, parse_section
     from luthier.data.sources import resolved
 
     tree: dict[str, Any] = {"path": path, "format": format}
@@ -53,9 +53,6 @@ def chosen_parts(names: Mapping[str, str], changes: Iterable[str]) -> dict[str, 
         ConfigError: a change that is none.
         UserError: a change of a part that was not chosen.
     """
-    from luthier.config import apply_override
-    from luthier.errors import UserError
-
     section = {key: {one.strip(): {"type": one.strip()} for one in given.split(",") if one.strip()}
                for key, given in names.items()}  # fmt: skip
     for change in changes:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.config import SourceConfig
+from luthier.curate.meaning import Encoded
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Of, Said, said
 from luthier.data.clean.run import outcomes_of
 from luthier.errors import DataError
@@ -46,12 +47,10 @@ class Classifier(CleanerSettings):
         return _Classifier(self, *_learnt(self.good, self.bad, self.of, self.model))
 
 
-class _Classifier(Cleaner):
+class _Classifier(Encoded):
     def __init__(self, settings: Classifier, learnt: Any, accuracy: float) -> None:
-        from luthier.models.embed import Embedder
-
+        super().__init__(settings.model)
         self.settings, self.learnt, self.accuracy = settings, learnt, accuracy
-        self.embedder = Embedder.load(settings.model)
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """How likely each row is bad."""
@@ -64,10 +63,6 @@ class _Classifier(Cleaner):
             return None
         detail = f"is like the rows of {self.settings.bad} ({100 * finding:.0f} %; {self._proven()})"
         return Drop("classifier", finding, self.settings.threshold, detail)
-
-    def close(self) -> None:
-        """Let go of the encoder."""
-        type(self.embedder).load.cache_clear()
 
     def notes(self) -> Sequence[str]:
         """How far it can be trusted."""

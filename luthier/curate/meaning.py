@@ -16,6 +16,19 @@ BLOCK = 4096
 """Vectors that are compared at once."""
 
 
+class Encoded(Cleaner):
+    """A cleaner that compares texts as vectors."""
+
+    def __init__(self, model: str) -> None:
+        from luthier.models.embed import Embedder
+
+        self.embedder = Embedder.load(model)
+
+    def close(self) -> None:
+        """Let go of the encoder."""
+        type(self.embedder).load.cache_clear()
+
+
 class SameMeaning(CleanerSettings):
     """Drop rows whose question and answer mean what those of an earlier row mean, in whatever words.
 
@@ -35,17 +48,12 @@ class SameMeaning(CleanerSettings):
         return _SameMeaning(self)
 
 
-class _SameMeaning(Cleaner):
+class _SameMeaning(Encoded):
     def __init__(self, settings: SameMeaning) -> None:
-        from luthier.models.embed import Embedder
-
-        self.threshold, self.embedder = settings.threshold, Embedder.load(settings.model)
+        super().__init__(settings.model)
+        self.threshold = settings.threshold
         self.blocks: list[Any] = []
         self.rows: list[tuple[str, list[str]]] = []
-
-    def close(self) -> None:
-        """Let go of the encoder."""
-        type(self.embedder).load.cache_clear()
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """The vector of each row `[D]`."""

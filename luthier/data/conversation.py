@@ -48,16 +48,10 @@ class Message:
 
     def for_template(self) -> dict[str, Any]:
         """The mapping that chat templates of the transformers library expect."""
-        said: dict[str, Any] = {"role": self.role, "content": self.content}
-        if self.reasoning is not None:
-            said["reasoning_content"] = self.reasoning
-        if self.tool_calls:
-            said["tool_calls"] = [dict(call) for call in self.tool_calls]
-        if self.tool_call_id is not None:
-            said["tool_call_id"] = self.tool_call_id
-        if self.name is not None:
-            said["name"] = self.name
-        return said
+        calls = [dict(call) for call in self.tool_calls] or None
+        more = {"reasoning_content": self.reasoning, "tool_calls": calls, "tool_call_id": self.tool_call_id}
+        said = {key: value for key, value in (more | {"name": self.name}).items() if value is not None}
+        return {"role": self.role, "content": self.content} | said
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +170,12 @@ def conversation(turns: Sequence[Message], origin: Origin, tools: Any = None) ->
     if not any(turn.role == "assistant" for turn in turns):
         raise RowError(origin, "no-assistant", "no assistant message, so there is nothing to learn")
     for position, turn in enumerate(turns):
-        says = turn.content.strip() or turn.tool_calls
-        if turn.role == "assistant" and turn.weight > 0 and not says:
+        if turn.role != "assistant" or turn.weight <= 0:
+            continue
+        said = turn.content.strip()
+        if not said and not turn.tool_calls:
             raise RowError(origin, "empty-answer", f"message {position} (assistant) says nothing")
-        before = turns[position - 1].content if position else ""
-        if (
-            turn.role == "assistant"
-            and turn.weight > 0
-            and turn.content.strip()
-            and turn.content.strip() == before.strip()
-        ):
+        if said and position and said == turns[position - 1].content.strip():
             raise RowError(origin, "identical-pair", f"message {position} (assistant) repeats what it answers")
     return Conversation(tuple(turns), _tools(tools, origin))
 

@@ -57,7 +57,7 @@ class Entry(Settings):
     read: Literal["", "number", "whole"] = ""
     """As what the value is read."""
     see: str = ""
-    """A key here that it bears on, where nothing is written."""
+    """A key here that it bears on, where nothing is written for it alone."""
     harmless: list[Any] = Field(default=[])
     """Values that ask for nothing else than what Luthier does."""
     when: dict[str, list[Any]] = Field(default={})
@@ -367,7 +367,7 @@ def _entry(draft: Draft, key: str, entry: Entry) -> None:
             draft.put(path, constant)
             draft.say("changed", key, entry.changed, entry.to, *entry.besides)
     else:
-        draft.say("changed", key, entry.changed, *filter(None, [entry.see]))
+        draft.say("changed" if entry.changed else "mapped", key, entry.changed, *filter(None, [entry.see]))
 
 
 def _among(value: Any, few: Iterable[Any]) -> bool:

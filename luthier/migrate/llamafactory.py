@@ -203,15 +203,6 @@ def recomputation(draft: Draft) -> None:
     draft.map(keys, "train.gradient_checkpointing", on, "saves memory, and changes nothing that is learnt")
 
 
-def low_memory(draft: Draft) -> None:
-    """Optimizers that are chosen by a key of their own."""
-    for name in ("galore", "apollo", "badam", "muon"):
-        if draft.value(f"use_{name}") is True:
-            draft.facts["optimizer"] = {"type": name}
-            draft.say("mapped", f"use_{name}", "", "train.optimizer")
-        draft.say("not needed", () if f"use_{name}" in draft.lines else f"use_{name}", "off")
-
-
 def judge(draft: Draft) -> None:
     """What judges the answers of PPO."""
     keys = ("reward_model", "reward_model_type")

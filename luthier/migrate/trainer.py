@@ -97,11 +97,11 @@ def optimizer(draft: Draft) -> None:
     """The optimizer with its decays; what the tools call by `use_*` is decided before."""
     names, words = draft.table.words["optimizers"], draft.table.words
     theirs = "adafactor" if draft.value("adafactor") else str(draft.value("optim"))
-    chosen = draft.facts.get("optimizer")
+    chosen = next((name for name in words.get("by_key", ()) if draft.value(f"use_{name}") is True), None)
     if chosen is None and theirs not in names:
         raise Refused("optim", f"there is no such optimizer here; what can be translated: {', '.join(names)}")
     note = "" if chosen else names[theirs][1]
-    ours: dict[str, Any] = dict(chosen or {"type": names[theirs][0]})
+    ours: dict[str, Any] = {"type": chosen or names[theirs][0]}
     moments: Keys = ("adam_beta1", "adam_beta2")
     beyond = "no such key of this optimizer"
     if ours["type"] in words["with_betas"]:

@@ -36,12 +36,8 @@ def device(name: str, precision: str, *, memory: float | None = None, together: 
     row = dict(table[name])
     found = Device(
         flops=row["fp32" if precision == "fp32" else "bf16"],
-        memory=row["memory"],
-        near=row["near"],
-        far=row["far"],
         together=int(row["together"]),
-        efficiency=row["efficiency"],
-        taken=row["taken"],
+        **{name: row[name] for name in ("memory", "near", "far", "efficiency", "taken")},
     )
     return replace(found, memory=memory or found.memory, together=together or found.together)
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import runpy
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -25,22 +26,15 @@ Score = Callable[[Sequence[Task], Sequence[str]], list[float]]
 """From tasks and an answer to each, to what the answers are worth."""
 
 
-@runtime_checkable
-class Reward(Protocol):
-    """The config part of a reward."""
-
-    type: str
-    weight: float
-
-    def open(self, models: ModelLoaderLike) -> Score:
-        """Get ready to judge; raises UserError for what cannot be used."""
-
-
-class Weighted(Part):
-    """Base of the rewards: what each counts in the sum."""
+class Reward(Part):
+    """Base of every reward."""
 
     weight: float = 1.0
     """What this reward counts beside the others; negative for a penalty."""
+
+    @abstractmethod
+    def open(self, models: ModelLoaderLike) -> Score:
+        """Get ready to judge; raises UserError for what cannot be used."""
 
 
 def _compiles(value: str) -> str:
@@ -54,7 +48,7 @@ def _compiles(value: str) -> str:
 Expression = Annotated[str, AfterValidator(_compiles)]
 
 
-class ExactMatch(Weighted):
+class ExactMatch(Reward):
     """1 for the row's right answer, after white space at both ends is removed."""
 
     type: Literal["exact_match"] = "exact_match"
@@ -73,7 +67,7 @@ class ExactMatch(Weighted):
         return lambda tasks, answers: [one(task, answer) for task, answer in zip(tasks, answers, strict=True)]
 
 
-class Pattern(Weighted):
+class Pattern(Reward):
     """1 for an answer in which a regular expression is found."""
 
     type: Literal["regex"] = "regex"
@@ -86,7 +80,7 @@ class Pattern(Weighted):
         return lambda tasks, answers: [float(expression.search(answer) is not None) for answer in answers]
 
 
-class PythonFile(Weighted):
+class PythonFile(Reward):
     """What a function of a file says: `def reward(prompt, completion, answer, row) -> float`. The file's code runs."""
 
     type: Literal["python"] = "python"
@@ -113,7 +107,7 @@ class PythonFile(Weighted):
         return lambda tasks, answers: [one(task, answer) for task, answer in zip(tasks, answers, strict=True)]
 
 
-class RewardModel(Weighted):
+class RewardModel(Reward):
     """The score of a reward model, such as the output of a run with `objective: reward`."""
 
     type: Literal["model"] = "model"

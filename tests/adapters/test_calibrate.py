@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import luthier
-from luthier.adapters.base import AdapterPart, Run
+from luthier.adapters.base import Adapter, Run
 from luthier.assembly import Assembly
 
 
@@ -93,4 +93,4 @@ def test_every_rank_is_shown_the_same(shown: Any) -> None:
 def test_defaults_know_nothing(model: Any) -> None:
     assert list(Run().calibrate(model)) == [] and Run().checkpoint() is None and Run().total_steps == 0
     with pytest.raises(TypeError, match="abstract method save"):
-        AdapterPart(type="mine")  # type: ignore[abstract]
+        Adapter(type="mine")  # type: ignore[abstract]

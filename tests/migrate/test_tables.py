@@ -77,7 +77,7 @@ def test_every_rule_is_there_and_every_entry_says_one_thing(tool: str) -> None:
     known = {*chosen.entries, "objective", "adapter", "adapter_type", "method"}
     for key, entry in entries(tool):
         ways = [entry.rule, entry.to, entry.not_needed, entry.refused, entry.cases]
-        assert sum(bool(way) for way in ways) == 1 or (not any(ways) and entry.changed), key
+        assert sum(bool(way) for way in ways) == 1 or (not any(ways) and (entry.changed or entry.see)), key
         assert not entry.rule or callable(rule(entry.rule, tool)), key
         assert not entry.cases or not entry.cases[-1].where, f"{key}: the last case must always hold"
         assert known >= entry.when.keys() | entry.where.keys(), key

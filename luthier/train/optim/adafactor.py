@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from luthier.train.optim.base import Beta, Group, Optimizer, OptimizerPart, Positive
+from luthier.train.optim.base import Beta, Group, Optimizer, OptimizerSettings, Positive
 
 
-class Adafactor(OptimizerPart):
+class Adafactor(OptimizerSettings):
     """AdamW with almost no state (Shazeer & Stern 2018, arXiv:1804.04235), of transformers, at the schedule's rate."""
 
     type: Literal["adafactor"] = "adafactor"

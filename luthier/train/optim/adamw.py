@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.train.optim.base import Betas, Count, Group, Optimizer, OptimizerPart, Positive
+from luthier.train.optim.base import Betas, Count, Group, Optimizer, OptimizerSettings, Positive
 
 
-class Adam(OptimizerPart):
+class Adam(OptimizerSettings):
     """What both have."""
 
     betas: Betas = (0.9, 0.999)

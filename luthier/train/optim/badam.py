@@ -9,10 +9,10 @@ from luthier.config import RunConfig
 from luthier.distributed.strategy import StrategySettings
 from luthier.errors import UserError
 from luthier.objectives.base import Objective
-from luthier.train.optim.base import Betas, Count, Group, Optimizer, OptimizerPart, Positive, require_base
+from luthier.train.optim.base import Betas, Count, Group, Optimizer, OptimizerSettings, Positive, require_base
 
 
-class BAdam(OptimizerPart):
+class BAdam(OptimizerSettings):
     """AdamW on one layer after the other, which alone has gradients and state (Luo et al. 2024, arXiv:2404.02827)."""
 
     type: Literal["badam"] = "badam"

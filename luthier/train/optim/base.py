@@ -4,8 +4,8 @@ What it does: refuses before the model is loaded what could not work, and makes 
 parameters. All that it remembers is saved and put back by `saved.py`: tensors and numbers in torch's `state`, or in an
 object kept there, need no code; anything else is told by a `Wrapped` (`wrapped.py`).
 What it must not know: data, objectives, the schedule. The loop sets the rate of each group before each step.
-How to add one: one file here with a subclass of `OptimizerPart`, one line under `optimizer` in `plugins.yaml` (or an
-entry point `luthier.optimizer`). Import torch and the library inside the methods.
+How to add one: one file here with a subclass of `OptimizerSettings`, one line under `optimizer` in `plugins.yaml` (or
+an entry point `luthier.optimizer`). Import torch and the library inside the methods.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, cast
 
 from pydantic import Field
 
@@ -52,21 +52,8 @@ class Group:
         return {"params": params, "weight_decay": self.weight_decay, "lr_scale": self.lr_scale, **more}
 
 
-@runtime_checkable
-class OptimizerSettings(Protocol):
-    """The config part of an optimizer."""
-
-    type: str
-
-    def require(self, config: RunConfig) -> None:
-        """Raise MissingExtra or UserError for a run that this optimizer cannot do; nothing was loaded yet."""
-
-    def build(self, groups: Sequence[Group]) -> Optimizer:
-        """The optimizer of these groups, which it keeps with their `lr_scale`; the loop sets `lr` before each step."""
-
-
-class OptimizerPart(Part):
-    """What suits most kinds; each writes what differs."""
+class OptimizerSettings(Part):
+    """Base of every optimizer: what suits most kinds; each writes what differs."""
 
     module: ClassVar[str] = ""
     """The module of the library that it comes from, where that is optional."""
@@ -74,13 +61,13 @@ class OptimizerPart(Part):
     """The extra of Luthier that installs it."""
 
     def require(self, config: RunConfig) -> None:
-        """Works everywhere, if the library is there."""
+        """Raise MissingExtra or UserError for a run that this optimizer cannot do; nothing was loaded yet."""
         if self.module:
             library(self.module, f"train.optimizer: {self.type}", self.extra, called=f"the library {self.module}")
 
     @abstractmethod
     def build(self, groups: Sequence[Group]) -> Optimizer:
-        """Each kind makes its own, most of them by `made`."""
+        """The optimizer of these groups, which it keeps with their `lr_scale`; the loop sets `lr` before each step."""
 
     def made(self, kind: Any, groups: Sequence[Group], **more: Any) -> Optimizer:
         """An optimizer of torch or of a library, which takes the settings by the names they have here."""

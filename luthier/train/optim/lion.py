@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.train.optim.base import Betas, Group, Optimizer, OptimizerPart
+from luthier.train.optim.base import Betas, Group, Optimizer, OptimizerSettings
 
 
-class Lion(OptimizerPart):
+class Lion(OptimizerSettings):
     """Steps of one size along signs (Chen et al. 2023, arXiv:2302.06675); takes a rate 3 to 10 times lower than AdamW.
 
     Half the state of AdamW. From lion-pytorch, which is plain torch and so the same on CPU and GPU.

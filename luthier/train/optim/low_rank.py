@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal
 
 from luthier.config import RunConfig
 from luthier.errors import UserError
-from luthier.train.optim.base import Betas, Count, Group, Optimizer, OptimizerPart, Positive, require_base
+from luthier.train.optim.base import Betas, Count, Group, Optimizer, OptimizerSettings, Positive, require_base
 
 _WHY = "keeps its state of the model's own matrices small"
 
 
-class LowRank(OptimizerPart):
+class LowRank(OptimizerSettings):
     """What both have."""
 
     def require(self, config: RunConfig) -> None:

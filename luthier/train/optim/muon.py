@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from luthier.errors import UserError
-from luthier.train.optim.base import Beta, Betas, Group, Optimizer, OptimizerPart, Positive
+from luthier.train.optim.base import Beta, Betas, Group, Optimizer, OptimizerSettings, Positive
 
 
-class Muon(OptimizerPart):
+class Muon(OptimizerSettings):
     """Orthogonal updates of hidden matrices (Jordan et al. 2024), AdamW for embeddings, head, norms and biases.
 
     https://kellerjordan.github.io/posts/muon; torch's own. By default each update is given the size of one of AdamW

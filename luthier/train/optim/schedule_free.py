@@ -9,10 +9,10 @@ from pydantic import Field
 
 from luthier.config import RunConfig
 from luthier.errors import UserError
-from luthier.train.optim.base import Beta, Group, Optimizer, OptimizerPart, Positive
+from luthier.train.optim.base import Beta, Group, Optimizer, OptimizerSettings, Positive
 
 
-class ScheduleFree(OptimizerPart):
+class ScheduleFree(OptimizerSettings):
     """AdamW at a constant rate, averaged in place of a falling one (Defazio et al. 2024, arXiv:2405.15682).
 
     Trained are the weights y of the paper, measured and saved its average x; checkpoints hold both.
