@@ -51,7 +51,10 @@ def fingerprint(renderer: Renderer, objective: object, settings: Sequence[object
                  sorted((key, str(value)) for key, value in tokenizer.init_kwargs.items() if key != "name_or_path"),
                  version("transformers"), version("tokenizers")):  # fmt: skip
         digest.update(f"{what}\0".encode())
-    code = set(Path(luthier.__file__).parent.glob("data/**/*.py"))
+    ours = Path(luthier.__file__).parent
+    code = {
+        file for kind in ("py", "yaml") for file in ours.glob(f"data/**/*.{kind}")
+    }  # words are code of another kind
     for part in (objective, renderer, tokenizer, *(formats.named(name) for name in names("format"))):
         files = [file for one in type(part).__mro__[:-1] for file in _code(one)]
         if None in files:

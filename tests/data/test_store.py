@@ -175,6 +175,16 @@ def test_code_of_others_counts(tokenizer: Any, tmp_path: Path, monkeypatch: pyte
     assert fingerprint(Renderer(tokenizer), typed(), ()) is None
 
 
+def test_words_of_ours_count(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.__file__", str(tmp_path / "__init__.py"))
+    (tmp_path / "data").mkdir()
+    found = []
+    for text in ("user: human", "user: person"):
+        (tmp_path / "data" / "words.yaml").write_text(text)
+        found.append(fingerprint(Renderer(tokenizer), Sft(), ()))
+    assert None not in found and found[0] != found[1]
+
+
 def test_old_files_go(on_disk: Path) -> None:
     kept("old").rows.close()
     kept("new").rows.close()
