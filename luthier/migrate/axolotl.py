@@ -10,12 +10,6 @@ from luthier.migrate.base import Draft, Refused, near
 from luthier.migrate.templates import own_template
 
 OBJECTIVES = {"dpo": "dpo", "ipo": "dpo", "kto": "kto", "orpo": "orpo", "simpo": "simpo"}
-FIELDS = {
-    "alpaca": {"instruction": "field_instruction", "input": "field_input", "output": "field_output"},
-    "preference": {"prompt": "field_prompt", "chosen": "field_chosen", "rejected": "field_rejected"},
-    "labelled": {"prompt": "field_prompt", "completion": "field_completion", "label": "field_label"},
-}
-"""Keys of rows in our formats, and the keys of a type of the user's own that name them."""
 PREFERENCES = ("dpo", "orpo", "simpo", "reward")
 
 
@@ -150,7 +144,7 @@ def _layout(draft: Draft, key: str, entry: dict[str, Any], notes: list[str]) -> 
     kind = "pretrain" if kind is None and key == "pretraining_dataset" else kind
     judged = "preference" if objective in PREFERENCES else "labelled" if objective == "kto" else None
     if isinstance(kind, dict):
-        return _own(key, entry, judged or "alpaca", notes)
+        return _own(draft, key, entry, judged or "alpaca", notes)
     known = _type(draft, key, where, kind)
     plain = judged or known["format"]
     if str(kind).startswith("chatml."):
@@ -189,12 +183,12 @@ def _type(draft: Draft, key: str, where: str, kind: Any) -> dict[str, Any]:
     return dict(words["types"][name])
 
 
-def _own(key: str, entry: dict[str, Any], plain: str, notes: list[str]) -> dict[str, Any]:
+def _own(draft: Draft, key: str, entry: dict[str, Any], plain: str, notes: list[str]) -> dict[str, Any]:
     """`format` and `columns` of a data set whose type is the user's own."""
     given = {name: said for name, said in entry["type"].items() if said}
     if "system_prompt" in given:
         raise Refused(key, f"{entry['path']}: type.system_prompt: give the rows a key `system` each, which says it")
-    fields = FIELDS[plain] | {"system": "field_system"}
+    fields = draft.table.words["fields"][plain] | {"system": "field_system"}
     written = [name for name in given if name.endswith("format")]
     if unknown := sorted(given.keys() - {*fields.values(), *written}):
         raise Refused(

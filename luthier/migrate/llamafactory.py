@@ -11,11 +11,6 @@ from luthier.migrate import trainer
 from luthier.migrate.base import Draft, Refused
 from luthier.migrate.templates import own_template
 
-STEP = (
-    "their step holds packs of cutoff_len tokens, and one of Luthier's holds train.batch_size rows: raise it by as "
-    "many rows as fit; packed rows never see each other"
-)
-
 
 def method(draft: Draft) -> None:
     """What is learnt: the stage, unless pref_loss or train_on_prompt say otherwise."""
@@ -184,15 +179,11 @@ def lengths(draft: Draft) -> None:
     packed = draft.value("neat_packing") is True or (text if packing is None else packing is True)
     over = "split" if text and packed else "truncate"
     draft.put("data.over_length", over)
-    told = {
-        "split": "longer texts are cut in pieces; theirs are joined first, over the ends of texts",
-        "truncate": "longer rows lose their end, theirs of question and answer alike; rows left without an answer, and "
-        "rows that cannot be used, are left out; rows.json names them all",
-    }
-    told[over] += f"; {STEP}" if packed and packing is None else ""  # stage pt packs unasked
-    draft.say("changed", "cutoff_len", told[over], "data.max_length", "data.over_length", "data.bad_rows")
+    notes = draft.table.words["lengths"]
+    note = notes[over] + (f"; {notes['packs']}" if packed and packing is None else "")  # stage pt packs unasked
+    draft.say("changed", "cutoff_len", note, "data.max_length", "data.over_length", "data.bad_rows")
     if packed:
-        draft.say("changed", ("packing", "neat_packing"), STEP, "train.batch_size")
+        draft.say("changed", ("packing", "neat_packing"), notes["packs"], "train.batch_size")
     draft.say("not needed", () if packed else ("packing", "neat_packing"), "a layout, which changes nothing here")
 
 
