@@ -92,5 +92,5 @@ def test_every_rank_is_shown_the_same(shown: Any) -> None:
 
 def test_defaults_know_nothing(model: Any) -> None:
     assert list(Run().calibrate(model)) == [] and Run().checkpoint() is None and Run().total_steps == 0
-    with pytest.raises(TypeError, match="abstract method save"):
+    with pytest.raises(TypeError, match="abstract methods attach, load, save"):
         Adapter(type="mine")  # type: ignore[abstract]
