@@ -126,7 +126,7 @@ def submit(arguments: Sequence[str], *, about: str, folder: Path | None = None, 
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"FORCE_COLOR": "1", "COLUMNS": "120"},
+            env=os.environ | {"FORCE_COLOR": "1", "TTY_INTERACTIVE": "0", "COLUMNS": "120"},
             start_new_session=True,  # it outlives whoever asked, and Ctrl-C does not reach it
         )
     return Job(made)

@@ -30,18 +30,19 @@ def page(board: Board) -> gr.Blocks:
     demo: gr.Blocks
     with gr.Blocks(title="Luthier", analytics_enabled=False, fill_width=False) as demo:
         others = " · ".join(
-            f"[{name}](/{code})" if code != say.language else f"**{name}**" for code, name in LANGUAGES.items()
+            f"<b>{name}</b>" if code == say.language else f'<a href="/{code}/" lang="{code}">{name}</a>'
+            for code, name in LANGUAGES.items()
         )
-        gr.Markdown(f"# Luthier\n{say('app.about')} — {others}", elem_id="head")
+        gr.HTML(f"<h1>Luthier</h1><p>{say('app.about')} — {others}</p>", elem_id="head")
         with gr.Tab(say("tab.data"), id="data") as tab:
-            data_tab(board, tab)
+            data_tab(board, [demo.load, tab.select])
         with gr.Tab(say("tab.train"), id="train") as tab:
             train_tab(board, tab)
         with gr.Tab(say("tab.runs"), id="runs"):
             runs_tab(board, demo)
         for name, words in COMMANDS.items():
             with gr.Tab(say(f"tab.{name}"), id=name) as tab:
-                command_tab(board, tab, name, words)
+                command_tab(board, name, words, [tab.select])
     return demo
 
 

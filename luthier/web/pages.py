@@ -57,7 +57,7 @@ def component(board: Board, field: forms.Field) -> Any:
     key, default = field.path.rpartition(".")[2], forms.spelled(field.default)
     value = field.default if field.value is None else field.value
     about = {"label": board.say.known(f"label.{field.path}") or key, "info": board.about(field.path, field.about)}
-    common: dict[str, Any] = {**about, "elem_id": f"field-{field.path.replace('.', '-')}"}
+    common: dict[str, Any] = {**about, "interactive": True, "elem_id": f"field-{field.path.replace('.', '-')}"}
     known = suggestions(board, key)
     if field.kind == "flag":
         return gr.Checkbox(bool(value), **common)
@@ -90,15 +90,18 @@ def suggestions(board: Board, key: str) -> list[str]:
 # ---- commands -------------------------------------------------------------------------------------------------------
 
 
-def command_tab(board: Board, tab: gr.Tab, about: str, words: Sequence[str]) -> None:
-    """A form for each of some commands, the line that does the same in a terminal, and what it says."""
+def command_tab(board: Board, about: str, words: Sequence[str], anew: Sequence[Any]) -> None:
+    """A form for each of some commands, the line that does the same in a terminal, and what it says.
+
+    `anew` are events after which other files or models may be there.
+    """
     say = board.say
     gr.Markdown(say(f"{about}.about"))
     named = [(say(f"command.{word.replace(' ', '_')}"), word) for word in words]
     chosen = gr.Radio(named, value=words[0], label=say("common.what"))
     job, look = gr.State(""), gr.Timer(LOOK_SECONDS, active=False)
 
-    @gr.render(inputs=chosen, triggers=[tab.select, chosen.change])  # type: ignore[untyped-decorator]
+    @gr.render(inputs=chosen, triggers=[*anew, chosen.change])  # type: ignore[untyped-decorator]
     def form(word: str) -> None:
         fields = commands.fields(board.root, word)
         made = _in_rows(board, fields)
@@ -139,7 +142,7 @@ def _looked(board: Board, name: str) -> tuple[str, Any]:
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 
-def data_tab(board: Board, tab: gr.Tab) -> None:
+def data_tab(board: Board, anew: Sequence[Any]) -> None:
     """Drop files; look at them, clean them, make more of them."""
     dropped = gr.File(label=board.say("data.drop"), file_count="multiple", elem_id="drop")
     told = gr.Markdown(elem_id="dropped")
@@ -150,7 +153,7 @@ def data_tab(board: Board, tab: gr.Tab) -> None:
 
     dropped.upload(take, dropped, told)
     words = ["data inspect", "data show", "data stats", "data clean", "data augment", "data where"]
-    command_tab(board, tab, "data", words)
+    command_tab(board, "data", words, [*anew, told.change])
 
 
 # ---- training -------------------------------------------------------------------------------------------------------

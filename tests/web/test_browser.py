@@ -160,7 +160,7 @@ def test_from_a_file_to_a_tuned_model(page: Any, board: Running) -> None:
 
 def test_fields_and_text_are_one(page: Any, board: Running) -> None:
     config(page, board, "fields", 3)
-    field = page.locator("#field-output-dir textarea, #field-output-dir input").first
+    field = page.locator("#field-output-dir textarea, #field-output-dir input").last
     wanted = "[...document.querySelectorAll('#field-output-dir textarea, #field-output-dir input')].pop()?.value"
     page.wait_for_function(f"{wanted} == 'runs/fields'", timeout=WAIT)
     field.fill("runs/other")
