@@ -269,12 +269,17 @@ def read_tree(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"no such file (looked at {file.absolute()})", source=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read as text: {error}", source=str(path)) from None
+    return tree_of(text, source=str(path), json_only=file.suffix == ".json")
+
+
+def tree_of(text: str, *, source: str = "config", json_only: bool = False) -> dict[str, Any]:
+    """The plain values of a config's text, as `read_tree`."""
     try:
-        tree = json.loads(text, object_pairs_hook=_unique) if file.suffix == ".json" else _yaml(text)
+        tree = json.loads(text, object_pairs_hook=_unique) if json_only else _yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"not valid {file.suffix or 'YAML'}: {error}", source=str(path)) from None
+        raise ConfigError(f"not valid {'JSON' if json_only else 'YAML'}: {error}", source=source) from None
     if not isinstance(tree, dict):
-        raise ConfigError("a config is a mapping of sections; see `luthier config schema`", source=str(path))
+        raise ConfigError("a config is a mapping of sections; see `luthier config schema`", source=source)
     return tree
 
 
@@ -317,20 +322,30 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         inner = tree.get(key)
         if inner is None or isinstance(inner, str):
             section = ".".join(keys[: depth + 1])
-            inner = {} if inner is None else {_bare_key(section): inner}
+            inner = {} if inner is None else {bare_key(section): inner}
             tree[key] = inner
         if not isinstance(inner, dict):
             raise ConfigError(
                 f"{'.'.join(keys[: depth + 1])} holds a {type(inner).__name__}, not keys", source=override
             )
         tree = inner
+    tree[keys[-1]] = value_of(value, source=path)
+
+
+def value_of(text: str, *, source: str) -> Any:
+    """A value as YAML writes it.
+
+    Raises:
+        ConfigError: it is none.
+    """
     try:
-        tree[keys[-1]] = _yaml(value)
+        return _yaml(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{value!r} is not a YAML value: {error}", source=path) from None
+        raise ConfigError(f"{text!r} is not a YAML value: {error}", source=source) from None
 
 
-def _bare_key(section: str) -> str:
+def bare_key(section: str) -> str:
+    """What a section, or a part, means that is written as one value."""
     kind = RunConfig.model_fields[section].annotation if section in RunConfig.model_fields else None
     return kind.bare if isinstance(kind, type) and issubclass(kind, Section) else "type"
 

@@ -8,7 +8,22 @@ import warnings
 
 import typer
 
-from luthier.cli import chat, check, compare, config, data, doctor, evaluate, migrate, models, plan, plugins, train
+from luthier.cli import (
+    chat,
+    check,
+    compare,
+    config,
+    data,
+    doctor,
+    evaluate,
+    jobs,
+    migrate,
+    models,
+    plan,
+    plugins,
+    train,
+    web,
+)
 from luthier.errors import Interrupted, LuthierError, ProcessLost, UserError
 
 app = typer.Typer(
@@ -29,8 +44,10 @@ app.command()(chat.chat)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
+app.add_typer(jobs.app, name="jobs")
 app.command()(plugins.plugins)
 app.command()(doctor.doctor)
+app.command()(web.web)
 
 
 def main() -> None:

@@ -123,5 +123,5 @@ def progress() -> Progress:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not console.is_interactive,
     )

@@ -46,7 +46,7 @@ class Watcher(Stages, Observer):
         if self.task is not None:
             self.bar.update(self.task, completed=progress.state.step, note=note)
         tenth = max(progress.total_steps // 10, 1)
-        if progress.evaluation or (not show.console.is_terminal and progress.state.step % tenth == 0):
+        if progress.evaluation or (not show.console.is_interactive and progress.state.step % tenth == 0):
             held = f"  held-out loss {progress.evaluation['loss']:.3f}" if progress.evaluation else ""
             show.console.print(f"          step {progress.state.step}/{progress.total_steps}  {note}{held}")
         return False

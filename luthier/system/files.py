@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from luthier.errors import StorageError
 
@@ -26,7 +27,7 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[IO[str]]:
     """Keep other processes out until the block ends; the system gives the lock back where a process is killed."""
     with path.open("w", encoding="utf-8") as file:
         try:
@@ -35,7 +36,7 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
         except (ImportError, OSError):  # a system, or a file system, without locks
             pass
-        yield
+        yield file
 
 
 def scratch_database(*tables: str) -> sqlite3.Connection:

@@ -1,0 +1,40 @@
+"""`luthier web`: the board in a browser."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+
+def web(
+    folder: Annotated[str, typer.Argument(help="The folder whose files the board may use.")] = ".",
+    *,
+    port: Annotated[int, typer.Option(help="On which port.", min=0, max=65535)] = 7860,
+    host: Annotated[str, typer.Option(help="Where it listens; anywhere but this machine needs --user.")] = "127.0.0.1",
+    user: Annotated[
+        str, typer.Option(help="Who may use it; the password is asked for, or in LUTHIER_WEB_PASSWORD.")
+    ] = "",
+) -> None:
+    """Open the board: data, training, runs, evaluation and models in a browser."""
+    from pathlib import Path
+
+    from luthier.errors import MissingExtra, UserError
+
+    if host not in ("127.0.0.1", "localhost", "::1") and not user:
+        raise UserError(f"--host {host}: other machines could use this one; name who may by --user NAME")
+    password = (os.environ.get("LUTHIER_WEB_PASSWORD") or typer.prompt("password", hide_input=True)) if user else ""
+    typer.echo(f"the board is at http://{host}:{port} (Ctrl-C ends it; its jobs go on)")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is there
+    try:
+        import uvicorn
+
+        from luthier.web.app import application
+    except ImportError as missing:
+        raise MissingExtra("luthier web", str(missing.name), "web") from None
+    from luthier.cli.main import app
+
+    users = [(user, password)] if user else []
+    board = application(Path(folder), typer.main.get_command(app), users=users)
+    uvicorn.run(board, host=host, port=port, log_level="warning")

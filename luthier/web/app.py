@@ -1,0 +1,79 @@
+"""The board as a web application: a page for each language, on loopback, with nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI, Request
+from fastapi.responses import RedirectResponse
+
+from luthier.web.guard import MOST_BYTES
+from luthier.web.pages import Board, command_tab, data_tab, runs_tab, train_tab
+from luthier.web.texts import LANGUAGES, Speaker, preferred
+
+COMMANDS = {
+    "evaluate": ("evaluate", "compare"),
+    "models": ("models list", "models fetch", "models merge"),
+    "tools": ("doctor", "plan", "config explain", "plugins", "migrate"),
+}
+"""Tabs that are commands, and nothing else."""
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; base-uri 'self'"
+
+
+def page(board: Board) -> gr.Blocks:
+    """The board in one language."""
+    say = board.say
+    demo: gr.Blocks
+    with gr.Blocks(title="Luthier", analytics_enabled=False, fill_width=False) as demo:
+        others = " · ".join(
+            f"<b>{name}</b>" if code == say.language else f'<a href="/{code}/" lang="{code}">{name}</a>'
+            for code, name in LANGUAGES.items()
+        )
+        gr.HTML(f"<h1>Luthier</h1><p>{say('app.about')} — {others}</p>", elem_id="head")
+        with gr.Tab(say("tab.data"), id="data") as tab:
+            data_tab(board, [demo.load, tab.select])
+        with gr.Tab(say("tab.train"), id="train") as tab:
+            train_tab(board, tab)
+        with gr.Tab(say("tab.runs"), id="runs"):
+            runs_tab(board, demo)
+        for name, words in COMMANDS.items():
+            with gr.Tab(say(f"tab.{name}"), id=name) as tab:
+                command_tab(board, name, words, [tab.select])
+    return demo
+
+
+def application(folder: Path, root: Any, *, users: Sequence[tuple[str, str]] = ()) -> FastAPI:
+    """The whole board of a folder and a command line; with users, only they see it."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/")
+    def first(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"/{preferred(request.headers.get('accept-language', ''))}")
+
+    @app.middleware("http")
+    async def guarded(request: Request, call_next: Any) -> Any:
+        answer = await call_next(request)
+        answer.headers["Content-Security-Policy"] = POLICY
+        answer.headers["X-Content-Type-Options"] = "nosniff"
+        answer.headers["Referrer-Policy"] = "no-referrer"
+        return answer
+
+    style = files("luthier.web").joinpath("text", "board.css").read_text(encoding="utf-8")
+    theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    for language in LANGUAGES:
+        app = gr.mount_gradio_app(
+            app,
+            page(Board(folder.resolve(), root, Speaker(language))),
+            f"/{language}",
+            auth=list(users) or None,
+            footer_links=[],
+            max_file_size=MOST_BYTES,
+            theme=theme,
+            css=style,
+            show_error=True,
+        )
+    return app

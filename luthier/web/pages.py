@@ -1,0 +1,287 @@
+"""The tabs of the board. Each is a form of a config or of commands, and what the jobs it starts have written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from luthier.drive import jobs
+from luthier.errors import LuthierError
+from luthier.models.catalogue import entries
+from luthier.system.files import write_text
+from luthier.tracking.jsonl import FILE, read_metrics
+from luthier.tracking.run import RunFolder, differences
+from luthier.web import commands, forms, shown
+from luthier.web.guard import KINDS, inside, kept
+from luthier.web.texts import Speaker
+
+EASY = ("model.path", "data.train", "objective.type", "adapter.type", "train.epochs", "output.dir")
+"""The keys of the first page, with what is measured to be a good start."""
+ROWS, MODELS = ("source", "data", "train", "held_out"), ("model", "path", "base", "tuned", "runs")
+"""Keys of configs and commands that name files of rows, and models."""
+LOOK_SECONDS = 1.0
+"""Between two looks at what a job has written."""
+CHARTS = {"loss": ("loss", "held_out_loss"), "learning_rate": ("learning_rate",), "grad_norm": ("grad_norm",),
+          "tokens_per_second": ("tokens_per_second",)}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What all tabs know: the folder whose files may be used, the command line, and the language."""
+
+    folder: Path
+    root: Any
+    say: Speaker
+
+    def start(self, arguments: Sequence[str], about: str, *, queued: bool = False) -> str:
+        """Give a command to a job; returns its name. Raises gr.Error for paths outside of the folder."""
+        try:
+            inside(self.folder, arguments)
+            return jobs.submit(arguments, about=about, folder=self.folder, queued=queued).name
+        except LuthierError as error:
+            raise gr.Error(str(error)) from error
+
+    def about(self, path: str, text: str) -> str:
+        """The help of a key in this language, or as the code has it."""
+        return self.say.known(f"help.{path}") or text
+
+
+def component(board: Board, field: forms.Field) -> Any:
+    """What a field is shown as, with the default where nothing is said."""
+    key, default = field.path.rpartition(".")[2], forms.spelled(field.default)
+    value = field.default if field.value is None else field.value
+    about = {"label": board.say.known(f"label.{field.path}") or key, "info": board.about(field.path, field.about)}
+    common: dict[str, Any] = {**about, "interactive": True, "elem_id": f"field-{field.path.replace('.', '-')}"}
+    known = suggestions(board, key)
+    if field.kind == "flag":
+        return gr.Checkbox(bool(value), **common)
+    if field.kind == "choice":
+        return gr.Dropdown(field.options, value=value, **common)
+    if field.kind == "number":
+        return gr.Number(value, minimum=field.low, maximum=field.high, **common)
+    plain = not isinstance(value, dict) and not any(isinstance(one, dict) for one in value or ())
+    if known and plain:
+        several = field.kind != "text"
+        held = [value] if several and isinstance(value, str) else value
+        return gr.Dropdown(known, value=held, multiselect=several, allow_custom_value=True, **common)
+    if field.kind == "lines":
+        return gr.Textbox("\n".join(map(str, field.value or [])), lines=2, placeholder=default, **common)
+    written = field.value if isinstance(field.value, str | None) else forms.spelled(field.value)
+    return gr.Textbox(written, placeholder=default, **common)
+
+
+def suggestions(board: Board, key: str) -> list[str]:
+    """What a key may well be: a file of rows, or a model, that is there."""
+    if key in ROWS:
+        found = [one for one in (board.folder / "data").rglob("*") if one.is_file() and one.suffix in KINDS]
+        return [str(one.relative_to(board.folder)) for one in sorted(found, key=lambda one: -one.stat().st_mtime)]
+    if key in MODELS:
+        fetched = [name for name, entry in entries().items() if entry.parameters and entry.fetched]
+        return [*_runs(board), *fetched]
+    return []
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+
+def command_tab(board: Board, about: str, words: Sequence[str], anew: Sequence[Any]) -> None:
+    """A form for each of some commands, the line that does the same in a terminal, and what it says.
+
+    `anew` are events after which other files or models may be there.
+    """
+    say = board.say
+    gr.Markdown(say(f"{about}.about"))
+    named = [(say(f"command.{word.replace(' ', '_')}"), word) for word in words]
+    chosen = gr.Radio(named, value=words[0], label=say("common.what"))
+    job, look = gr.State(""), gr.Timer(LOOK_SECONDS, active=False)
+
+    @gr.render(inputs=chosen, triggers=[*anew, chosen.change])  # type: ignore[untyped-decorator]
+    def form(word: str) -> None:
+        fields = commands.fields(board.root, word)
+        made = _in_rows(board, fields)
+
+        def line(*values: Any) -> list[str]:
+            said = {field.path: field.said(value) for field, value in zip(fields, values, strict=True)}
+            return commands.line(board.root, word, said)
+
+        same = gr.Code(language="shell", interactive=False, label=say("common.same_line"), lines=1)
+        for one in made:
+            one.change(lambda *values: shlex.join(["luthier", *line(*values)]), made, same, show_progress="hidden")
+        run = gr.Button(say("common.run"), variant="primary", elem_id=f"run-{about}")
+        run.click(lambda *values: (board.start(line(*values), word), gr.Timer(active=True)), made, [job, look])
+
+    output = gr.HTML(elem_id=f"{about}-output")
+    look.tick(partial(_looked, board), job, [output, look], show_progress="hidden")
+
+
+def _in_rows(board: Board, fields: Sequence[forms.Field]) -> list[Any]:
+    """Components of fields, two beside each other; on a narrow screen they stand below each other."""
+    made = []
+    for start in range(0, len(fields), 2):
+        with gr.Row():
+            made += [component(board, field) for field in fields[start : start + 2]]
+    return made
+
+
+def _looked(board: Board, name: str) -> tuple[str, Any]:
+    """A job's output, and whether to look again."""
+    if not name:
+        return "", gr.Timer(active=False)
+    one = jobs.job(name)
+    status = one.status
+    head = f'<p class="status {status}">{one.name}: {board.say(f"status.{status}")}</p>'
+    return head + shown.page_of(one.log), gr.Timer(active=status in jobs.LIVE)
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def data_tab(board: Board, anew: Sequence[Any]) -> None:
+    """Drop files; look at them, clean them, make more of them."""
+    dropped = gr.File(label=board.say("data.drop"), file_count="multiple", elem_id="drop")
+    told = gr.Markdown(elem_id="dropped")
+
+    def take(files: Sequence[str] | None) -> str:
+        names = [kept(board.folder, Path(file)) for file in files or []]
+        return board.say("data.taken", names=", ".join(f"`{name}`" for name in names)) if names else ""
+
+    dropped.upload(take, dropped, told)
+    words = ["data inspect", "data show", "data stats", "data clean", "data augment", "data where"]
+    command_tab(board, "data", words, [*anew, told.change])
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def train_tab(board: Board, tab: gr.Tab) -> None:
+    """Six choices, or every key; the text that all of them change; whether it fits; start."""
+    say = board.say
+    text, fresh = gr.State(forms.FIRST), gr.State(0)
+    pages = [(say("train.easy"), "easy"), *((say(f"section.{name}"), name) for name in forms.sections())]
+    page = gr.Radio(pages, value="easy", label=say("train.page"), elem_id="section")
+
+    @gr.render(inputs=[text, page], triggers=[tab.select, page.change, fresh.change])  # type: ignore[untyped-decorator]
+    def form(written: str, section: str) -> None:
+        found = forms.easy(EASY, written) if section == "easy" else forms.fields(section, written)
+        for field, made in zip(found, _in_rows(board, found), strict=True):
+            event = made.change if field.kind in ("flag", "choice") else made.blur
+            event(partial(_changed, field), [text, fresh, made], [text, fresh], show_progress="hidden")
+
+    def opened(written: str, fresh: int) -> tuple[str, int]:
+        return _typed(written, fresh, forms.with_rows(written, suggestions(board, "train")))
+
+    tab.select(opened, [text, fresh], [text, fresh])
+    code = gr.Code(forms.FIRST, language="yaml", label=say("train.yaml"), elem_id="yaml")
+    wrong = gr.Markdown(elem_id="problems")
+    text.change(lambda written: (written, _problems(board, written)), text, [code, wrong], show_progress="hidden")
+    code.blur(_typed, [text, fresh, code], [text, fresh], show_progress="hidden")
+    with gr.Row():
+        check = gr.Button(say("train.check"), elem_id="check")
+        start = gr.Button(say("train.start"), variant="primary", elem_id="start")
+    line = gr.Code(language="shell", interactive=False, label=say("common.same_line"))
+    job, look, output = gr.State(""), gr.Timer(LOOK_SECONDS, active=False), gr.HTML(elem_id="train-output")
+    check.click(partial(_run, board, "check"), text, [job, line, look])
+    start.click(partial(_run, board, "train"), text, [job, line, look])
+    look.tick(partial(_looked, board), job, [output, look], show_progress="hidden")
+
+
+def _changed(field: forms.Field, text: str, fresh: int, given: Any) -> tuple[str, int]:
+    """The text with what a component says now; a form is drawn anew where another kind has other keys."""
+    try:
+        return forms.changed(text, field.path, field.said(given)), fresh + field.path.endswith(".type")
+    except LuthierError as error:
+        raise gr.Error(str(error)) from error
+
+
+def _typed(text: str, fresh: int, given: str) -> tuple[str, int]:
+    return given, fresh + (given != text)
+
+
+def _problems(board: Board, text: str) -> str:
+    found = forms.problems(text)
+    return "\n".join(f"- {one}" for one in found) if found else board.say("train.valid")
+
+
+def _run(board: Board, verb: str, text: str) -> tuple[str, str, Any]:
+    """Write the config and give the command to a job."""
+    if wrong := forms.problems(text):
+        raise gr.Error("; ".join(wrong))
+    folder = str(forms.parsed(text).output.dir)
+    file = Path("configs") / f"{Path(folder).name}.yaml"
+    arguments = [verb, str(file)]
+    try:
+        inside(board.folder, [folder, *forms.paths(text)])
+        write_text(board.folder / file, text)
+    except LuthierError as error:
+        raise gr.Error(str(error)) from error
+    name = board.start(arguments, f"{verb}-{file.stem}", queued=verb == "train")
+    return name, shlex.join(["luthier", *arguments]), gr.Timer(active=True)
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+def runs_tab(board: Board, demo: gr.Blocks) -> None:
+    """Every job and every run: how it goes, its curves; stop it at a checkpoint, go on, do it again."""
+    say = board.say
+    chosen = gr.Dropdown([], label=say("runs.job"), elem_id="job")
+    with gr.Row():
+        stop = gr.Button(say("runs.stop"), elem_id="stop")
+        again = gr.Button(say("runs.resume"), elem_id="resume")
+    output, look = gr.HTML(elem_id="run-output"), gr.Timer(LOOK_SECONDS)
+    shown_runs = gr.CheckboxGroup([], label=say("runs.compare"))
+    compared = gr.HTML()
+
+    def listed(now: str | None) -> Any:
+        names = [one.name for one in reversed(jobs.jobs())]
+        busy = next((one.name for one in jobs.jobs() if one.status == "running"), None)
+        return gr.Dropdown(names, value=now if now in names else busy or next(iter(names), None))
+
+    def looked(name: str | None) -> str:
+        return _looked(board, name)[0] + _curves_of(board, jobs.job(name)) if name else say("runs.none")
+
+    def resumed(name: str) -> str:
+        one = jobs.job(name)
+        return board.start(one.arguments, name.partition("-")[2], queued=one.queued)
+
+    gr.on([demo.load, look.tick], listed, chosen, chosen, show_progress="hidden")
+    gr.on([look.tick, chosen.change], looked, chosen, output, show_progress="hidden")
+    stop.click(lambda name: jobs.job(name).stop(), chosen)
+    again.click(resumed, chosen, chosen)
+    demo.load(lambda: gr.CheckboxGroup(_runs(board)), None, shown_runs)
+    shown_runs.change(lambda names: _compared(board, names), shown_runs, compared)
+
+
+def _runs(board: Board) -> list[str]:
+    return sorted(str(one.parent.relative_to(board.folder)) for one in board.folder.glob("*/*/run.json"))
+
+
+def _curves_of(board: Board, job: jobs.Job) -> str:
+    """The curves of what a job trains."""
+    if job.arguments[0] != "train":
+        return ""
+    try:
+        folder = board.folder / forms.parsed((board.folder / job.arguments[1]).read_text(encoding="utf-8")).output.dir
+    except (OSError, LuthierError):
+        return ""
+    titles = {board.say(f"chart.{name}"): keys for name, keys in CHARTS.items()}
+    return f'<div class="curves">{shown.curves(read_metrics(folder / FILE), titles)}</div>'
+
+
+def _compared(board: Board, names: Sequence[str]) -> str:
+    """The losses of runs in one picture, and in what their configs differ."""
+    inside(board.folder, names)
+    losses = {
+        name: [(row["step"], row["loss"]) for row in read_metrics(board.folder / name / FILE) if "loss" in row]
+        for name in names
+    }
+    records = [RunFolder(board.folder / name).record() or {"config": {}} for name in names]
+    apart = [f"{name}: {line}" for name, record in zip(names[1:], records[1:], strict=True)
+             for line in differences(records[0]["config"], record["config"])]  # fmt: skip
+    return shown.curve(board.say("chart.loss"), losses) + shown.page_of("\n".join(apart))

@@ -1,0 +1,88 @@
+"""What commands have written, as pieces of a page: their output in colours, their metrics as a curve."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+WIDTH, HEIGHT, LEFT, FOOT = 640, 240, 56, 28
+POINTS = 400
+"""Of a curve: of more steps, the lowest and the highest of neighbours are drawn, so that no spike is lost."""
+LINES = 400
+"""Last lines of an output that are shown."""
+
+
+def page_of(output: str) -> str:
+    """A command's output, with the colours it has in a terminal, as HTML that holds nothing else."""
+    from rich.console import Console
+    from rich.text import Text
+
+    lines = [line.rsplit("\r", 1)[-1] for line in output.replace("\r\n", "\n").rstrip().split("\n")[-LINES:]]
+    console = Console(record=True, file=StringIO(), width=200, force_terminal=True, color_system="truecolor")
+    console.print(Text.from_ansi("\n".join(lines)), soft_wrap=True, end="")
+    code = console.export_html(inline_styles=True, code_format="{code}")
+    return f'<pre class="output" role="log" tabindex="0">{code}</pre>'
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
+    """At most so many points: of each stretch the first of its lowest and of its highest, in their order."""
+    if len(points) <= most:
+        return list(points)
+    width, kept = len(points) / (most // 2), []
+    for number in range(most // 2):
+        stretch = points[int(number * width) : int((number + 1) * width)]
+        ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
+        kept += sorted(ends)
+    return kept
+
+
+def curve(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Values against steps as an SVG picture, a line each; points that are no numbers are left out."""
+    finite = {name: [p for p in points if math.isfinite(p[1])] for name, points in lines.items()}
+    every = [point for points in finite.values() for point in points]
+    if not every:
+        return ""
+    left, right = min(x for x, _ in every), max(x for x, _ in every)
+    low, high = min(y for _, y in every), max(y for _, y in every)
+    wide, tall = (right - left) or 1, (high - low) or 1
+
+    def place(point: tuple[float, float]) -> str:
+        x = LEFT + (point[0] - left) / wide * (WIDTH - LEFT - 8)
+        return f"{x:.1f},{8 + (high - point[1]) / tall * (HEIGHT - FOOT - 8):.1f}"
+
+    drawn = "".join(
+        f'<polyline class="line-{number}" points="{" ".join(map(place, thinned(points)))}"/>'
+        for number, points in enumerate(finite.values())
+        if points
+    )
+    axes = "".join(
+        f'<text x="{x}" y="{y}" text-anchor="{anchor}">{said:.4g}</text>'
+        for x, y, anchor, said in (
+            (LEFT - 6, 16, "end", high),
+            (LEFT - 6, HEIGHT - FOOT, "end", low),
+            (LEFT, HEIGHT - 8, "start", left),
+            (WIDTH - 8, HEIGHT - 8, "end", right),
+        )
+    )
+    names = " · ".join(
+        f'<tspan class="line-{number}">{html.escape(name)}</tspan>'
+        for number, name in enumerate(finite)
+        if finite[name]
+    )
+    return (
+        f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title, quote=True)}">'
+        f'{axes}<text x="{WIDTH // 2}" y="{HEIGHT - 8}" text-anchor="middle">{names}</text>{drawn}</svg>'
+    )
+
+
+def curves(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, Sequence[str]]) -> str:
+    """Pictures of a run's metrics: of each title the keys that are drawn together."""
+    pictures = []
+    for title, keys in titles.items():
+        lines = {key: [(float(row["step"]), float(row[key])) for row in rows if key in row] for key in keys}
+        pictures.append(curve(title, {key: points for key, points in lines.items() if points}))
+    return "".join(f"<figure><figcaption>{html.escape(title)}</figcaption>{picture}</figure>"
+                   for title, picture in zip(titles, pictures, strict=True) if picture)  # fmt: skip

@@ -1,0 +1,45 @@
+"""What the board says, in the languages of `text/`; every text is there, none in code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+import yaml
+
+LANGUAGES = {"en": "English", "zh": "中文"}
+
+
+@cache
+def texts(language: str) -> Mapping[str, str]:
+    """The texts of a language, by keys such as `train.start`."""
+    tree = yaml.safe_load(files("luthier.web").joinpath("text", f"{language}.yaml").read_text(encoding="utf-8"))
+    return {f"{part}.{key}": said for part, inner in tree.items() for key, said in inner.items()}
+
+
+class Speaker:
+    """Says texts in one language."""
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+
+    def __call__(self, key: str, **values: object) -> str:
+        """A text with values in it; raises KeyError where there is none, so that a test finds it."""
+        return texts(self.language)[key].format(**values)
+
+    def known(self, key: str) -> str:
+        """A text that need not be there; else nothing."""
+        return texts(self.language).get(key, "")
+
+
+def preferred(accepted: str) -> str:
+    """The language that a browser prefers (RFC 9110, Accept-Language), of those that the board speaks."""
+    wishes = []
+    for place, one in enumerate(accepted.split(",")):
+        name, _, quality = one.strip().partition(";q=")
+        try:
+            wishes.append((-float(quality or 1), place, name[:2].lower()))
+        except ValueError:
+            continue
+    return next((name for _, _, name in sorted(wishes) if name in LANGUAGES), "en")

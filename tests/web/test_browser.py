@@ -1,0 +1,264 @@
+"""The board in a real browser: what a visitor does, and what becomes of it when page, board or job are lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import build_model, build_tokenizer
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("gradio")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)"),
+]
+PICTURES = os.environ.get("LUTHIER_PICTURES")
+"""A folder for pictures of every tab."""
+ROWS = "question,answer\n" + "".join(f"What is number {n}?,It is number {n} of forty.\n" for n in range(40))
+WAIT = 90_000
+"""Milliseconds for what takes seconds on an idle machine."""
+
+
+class Running:
+    """A board in a process of its own, on a folder of its own."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.environment = {**os.environ, "LUTHIER_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        line = [sys.executable, "-m", "luthier", "web", str(self.folder), "--port", str(self.port)]
+        self.process = subprocess.Popen(line, env=self.environment, cwd=self.folder, stdout=subprocess.DEVNULL)
+        started = time.monotonic()
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                assert self.process.poll() is None and time.monotonic() - started < 120, "the board does not start"
+                time.sleep(0.1)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder, home = tmp_path_factory.mktemp("board"), tmp_path_factory.mktemp("home")
+    tokenizer = build_tokenizer()
+    build_model(len(tokenizer)).save_pretrained(folder / "tiny")
+    tokenizer.save_pretrained(folder / "tiny")
+    (folder / "rows.csv").write_text(ROWS, encoding="utf-8")
+    running = Running(folder, home)
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(board: Running, browser: Any) -> Iterator[Any]:
+    """A fresh visit; nothing may be asked of anyone but the board."""
+    context = browser.new_context(viewport={"width": 1200, "height": 1000}, locale="en-US")
+    opened = context.new_page()
+    away: list[str] = []
+    opened.on("request", lambda request: away.append(request.url) if not _own(request.url, board.url) else None)
+    visit(opened, board)
+    yield opened
+    context.close()
+    assert away == []
+
+
+def _own(url: str, own: str) -> bool:
+    return url.startswith((own, "data:", "blob:"))
+
+
+def visit(page: Any, board: Running, path: str = "/") -> None:
+    page.goto(board.url + path, timeout=WAIT)
+    page.wait_for_selector("#drop", timeout=WAIT)
+
+
+def tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def config(page: Any, board: Running, run: str, steps: int) -> None:
+    """Writes a config into the page, as text."""
+    tab(page, "Train")
+    page.wait_for_selector("#field-model-path", timeout=WAIT)
+    text = (
+        f"model: tiny\ndata: {{train: [data/rows.csv], held_out: 0.2, max_length: 200}}\noutput: runs/{run}\n"
+        f"train: {{max_steps: {steps}, epochs: 1000, batch_size: 4, save_every: 2 steps, evaluate_every: null}}\n"
+    )
+    editor = page.locator("#yaml .cm-content")
+    editor.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(text)
+    page.locator("#head").click()
+    page.wait_for_function("document.querySelector('#problems').innerText.includes('This can be run')", timeout=WAIT)
+
+
+def says(page: Any, place: str, words: str) -> None:
+    found = f"document.querySelector('{place}') && document.querySelector('{place}').innerText.includes('{words}')"
+    page.wait_for_function(found, timeout=WAIT)
+
+
+def picture(page: Any, name: str) -> None:
+    if PICTURES:
+        page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True)
+
+
+def until(said: Callable[[], bool]) -> None:
+    started = time.monotonic()
+    while not said():
+        assert time.monotonic() - started < 90
+        time.sleep(0.1)
+
+
+def test_from_a_file_to_a_tuned_model(page: Any, board: Running) -> None:
+    """Dropped, looked at, asked whether it fits, trained; the run shows its curve."""
+    page.set_input_files("#drop input[type=file]", str(board.folder / "rows.csv"))
+    says(page, "#dropped", "data/rows.csv")
+    config(page, board, "first", 4)
+    page.locator("#check").click()
+    says(page, "#train-output", "ok: ")
+    page.locator("#start").click()
+    says(page, "#train-output", "finished")
+    picture(page, "train")
+    assert (board.folder / "runs" / "first" / "adapter_model.safetensors").exists()
+    assert "data/rows.csv" in (board.folder / "configs" / "first.yaml").read_text(encoding="utf-8")
+    tab(page, "Runs")
+    page.wait_for_selector("#run-output svg.curve polyline", timeout=WAIT)
+    picture(page, "runs")
+
+
+def test_fields_and_text_are_one(page: Any, board: Running) -> None:
+    config(page, board, "fields", 3)
+    field = page.locator("#field-output-dir textarea, #field-output-dir input").last
+    wanted = "[...document.querySelectorAll('#field-output-dir textarea, #field-output-dir input')].pop()?.value"
+    page.wait_for_function(f"{wanted} == 'runs/fields'", timeout=WAIT)
+    field.fill("runs/other")
+    page.locator("#head").click()
+    says(page, "#yaml", "runs/other")
+
+
+def test_stopped_reloaded_and_gone_on_with(page: Any, board: Running) -> None:
+    """A page that was closed finds its job; a job that was stopped goes on where it was."""
+    config(page, board, "long", 5000)
+    page.locator("#start").click()
+    says(page, "#train-output", "runs")
+    until(lambda: any((board.folder / "runs" / "long").glob("checkpoint-*")))
+    visit(page, board)
+    tab(page, "Runs")
+    says(page, "#run-output", "train-long: runs")
+    page.locator("#stop").click()
+    says(page, "#run-output", "was stopped")
+    text = board.folder / "configs" / "long.yaml"
+    text.write_text(text.read_text(encoding="utf-8").replace("5000", "5000"), encoding="utf-8")
+    page.locator("#resume").click()
+    says(page, "#run-output", "train-long: runs")
+    says(page, "#run-output", "continuing from")
+    page.locator("#stop").click()
+    says(page, "#run-output", "was stopped")
+
+
+def test_a_board_that_is_killed_loses_nothing(page: Any, board: Running) -> None:
+    config(page, board, "lasting", 5000)
+    page.locator("#start").click()
+    until(lambda: any((board.folder / "runs" / "lasting").glob("checkpoint-*")))
+    board.kill()
+    before = len((board.folder / "runs" / "lasting" / "metrics.jsonl").read_bytes())
+    board.start()
+    until(lambda: len((board.folder / "runs" / "lasting" / "metrics.jsonl").read_bytes()) > before)
+    visit(page, board)
+    tab(page, "Runs")
+    says(page, "#run-output", "train-lasting: runs")
+    config(page, board, "queued", 2)
+    page.locator("#start").click()
+    says(page, "#train-output", "waits for its turn")
+    tab(page, "Runs")
+    page.locator("#job input").click()
+    page.get_by_role("option", name="train-lasting").click()
+    page.locator("#stop").click()
+    tab(page, "Train")
+    says(page, "#train-output", "finished")
+
+
+def test_what_is_wrong_is_said(page: Any, board: Running) -> None:
+    """A file that is none, a config that is none, a path that leads away."""
+    (board.folder / "broken.json").write_text('{"a": [1, ', encoding="utf-8")
+    page.set_input_files("#drop input[type=file]", str(board.folder / "broken.json"))
+    says(page, "#dropped", "data/broken.json")
+    page.locator("#field-source input").first.fill("data/broken.json")
+    page.keyboard.press("Enter")
+    page.locator("#run-data").click()
+    says(page, "#data-output", "has failed")
+    says(page, "#data-output", "error: data/broken.json")
+    config(page, board, "away", 2)
+    editor = page.locator("#yaml .cm-content")
+    editor.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text("model: tiny\ndata: {train: [/etc/passwd]}\noutput: runs/away\n")
+    page.locator("#head").click()
+    says(page, "#problems", "This can be run")
+    page.locator("#start").click()
+    page.get_by_text("leads out of").first.wait_for(timeout=WAIT)
+
+
+@pytest.mark.parametrize(("path", "words"), [("/en/", "Drop files"), ("/zh/", "把数据文件拖到这里")])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_every_tab_is_accessible(page: Any, board: Running, path: str, words: str, theme: str, width: int) -> None:
+    """No serious finding of axe-core, in both languages and themes, at the width of a desk and of a phone."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page.set_viewport_size({"width": width, "height": 900})
+    visit(page, board, f"{path}?__theme={theme}")
+    page.get_by_text(words).first.wait_for(timeout=WAIT)
+    names = page.get_by_role("tab").all_inner_texts()
+    for name in names[:4]:
+        if page.get_by_role("tab", name=name, exact=True).is_visible():
+            tab(page, name)
+            page.wait_for_timeout(1500)
+        picture(page, f"{path.strip('/')}-{theme}-{width}-{name}")
+        found = axe.run(page).response["violations"]
+        serious = [
+            (one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], name
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+
+
+def test_the_language_of_the_browser(board: Running, browser: Any) -> None:
+    context = browser.new_context(locale="zh-CN")
+    opened = context.new_page()
+    visit(opened, board)
+    assert opened.url.rstrip("/").endswith("/zh")
+    opened.get_by_role("link", name="English").click()
+    opened.get_by_text("Drop files").first.wait_for(timeout=WAIT)
+    context.close()

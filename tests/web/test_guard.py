@@ -1,0 +1,71 @@
+"""No page leads out of the folder that the board was started for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.errors import UserError
+from luthier.web.guard import inside, kept
+
+AWAY = [
+    "/etc/passwd", "../x", "a/../../x", "~/x", "~root/x", "output.dir=/tmp/x", "--memory=../x", "hub:/etc",
+    "x,/etc/passwd", "file:///etc/passwd", "a\x00b", "link/x",
+]  # fmt: skip
+HERE = [
+    "data/a.csv",
+    "runs/first",
+    "smollm2-135m-instruct",
+    "owner/name",
+    "hub:owner/name",
+    "train.epochs=2",
+    "",
+    "--limit",
+    "a/../b",
+]
+
+
+@pytest.mark.parametrize("word", AWAY)
+def test_what_leads_away_is_refused(tmp_path: Path, word: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="leads out of"):
+        inside(home, ["check", word])
+
+
+def test_what_is_here_may_be_used(tmp_path: Path) -> None:
+    inside(tmp_path, HERE)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("rows.csv", "data/rows.csv"),
+        ("my rows?.csv", "data/my_rows_.csv"),
+        ("..csv", "data/csv.csv"),
+        ("行.jsonl", "data/行.jsonl"),
+    ],
+)
+def test_a_dropped_file_gets_a_plain_name(tmp_path: Path, name: str, target: str) -> None:
+    source = tmp_path / ("x.csv" if name == "..csv" else name)
+    source.write_text("a,b\n1,2\n", encoding="utf-8")
+    found = kept(tmp_path / "home", source)
+    assert (tmp_path / "home" / found).read_text(encoding="utf-8") == "a,b\n1,2\n" and (
+        name == "..csv" or found == target
+    )
+
+
+def test_another_file_of_the_same_name_stands_beside(tmp_path: Path) -> None:
+    for folder, text in (("one", "1"), ("two", "2"), ("three", "1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.csv").write_text(text, encoding="utf-8")
+    names = [kept(tmp_path / "home", tmp_path / folder / "rows.csv") for folder in ("one", "two", "three")]
+    assert names == ["data/rows.csv", "data/rows-2.csv", "data/rows.csv"]
+
+
+def test_what_is_not_read_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "x.exe").write_bytes(b"MZ")
+    with pytest.raises(UserError, match=r"x\.exe: files that end in"):
+        kept(tmp_path, tmp_path / "x.exe")

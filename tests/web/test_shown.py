@@ -1,0 +1,48 @@
+"""What commands have written, as pieces of a page that do nothing of their own."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.web import shown
+
+
+def test_colours_stay_and_text_is_only_text() -> None:
+    page = shown.page_of("\x1b[1;32mtrained\x1b[0m <script>alert(1)</script>\n50 %\r100 %\n")
+    assert "<script" not in page and "&lt;script&gt;" in page and "100 %" in page and "50 %" not in page
+    assert re.search(r'<span style="[^"]*color: #[0-9a-f]+[^"]*">trained</span>', page)
+
+
+@given(st.text())
+def test_no_output_becomes_markup(output: str) -> None:
+    tags = re.findall(r"<[^>]*>", shown.page_of(output))
+    assert all(re.fullmatch(r'</?(span|pre)( (style|class|role|tabindex)="[^"<>]*")*>', tag) for tag in tags), tags
+
+
+def test_long_outputs_are_cut() -> None:
+    page = shown.page_of("\n".join(f"line {number}." for number in range(1000)))
+    assert "line 999." in page and "line 599." not in page
+
+
+def test_a_spike_is_not_lost() -> None:
+    points = [(float(step), 1.0) for step in range(100_000)]
+    points[54_321] = (54_321.0, 9.0)
+    few = shown.thinned(points)
+    assert len(few) <= shown.POINTS and (54_321.0, 9.0) in few and few == sorted(few)
+    assert shown.thinned(points[:10]) == points[:10]
+
+
+def test_a_picture_says_what_it_shows() -> None:
+    picture = shown.curve("Loss <of> a run", {"loss": [(1, 2.0), (2, 1.0), (3, math.nan)], "none": []})
+    assert 'aria-label="Loss &lt;of&gt; a run"' in picture and picture.count("<polyline") == 1
+    assert "nan" not in picture and ">2<" in picture and shown.curve("x", {}) == ""
+
+
+def test_curves_of_what_there_is() -> None:
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "held_out_loss": 1.5}]
+    page = shown.curves(rows, {"Loss": ("loss", "held_out_loss"), "Rate": ("learning_rate",)})
+    assert page.count("<figure>") == 1 and page.count("<polyline") == 2
