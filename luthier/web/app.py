@@ -11,6 +11,7 @@ import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
+from luthier.web.chat import chat_tab
 from luthier.web.guard import MOST_BYTES
 from luthier.web.pages import Board, command_tab, data_tab, runs_tab, train_tab
 from luthier.web.texts import LANGUAGES, Speaker, preferred
@@ -40,6 +41,8 @@ def page(board: Board) -> gr.Blocks:
             train_tab(board, tab)
         with gr.Tab(say("tab.runs"), id="runs"):
             runs_tab(board, demo)
+        with gr.Tab(say("tab.chat"), id="chat") as tab:
+            chat_tab(board, [tab.select])
         for name, words in COMMANDS.items():
             with gr.Tab(say(f"tab.{name}"), id=name) as tab:
                 command_tab(board, name, words, [tab.select])
