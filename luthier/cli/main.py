@@ -8,7 +8,21 @@ import warnings
 
 import typer
 
-from luthier.cli import chat, check, compare, config, data, doctor, evaluate, migrate, models, plan, plugins, train
+from luthier.cli import (
+    chat,
+    check,
+    compare,
+    config,
+    data,
+    doctor,
+    evaluate,
+    migrate,
+    models,
+    plan,
+    plugins,
+    serve,
+    train,
+)
 from luthier.errors import Interrupted, LuthierError, ProcessLost, UserError
 
 app = typer.Typer(
@@ -26,6 +40,7 @@ app.command()(migrate.migrate)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(chat.chat)
+app.command()(serve.serve)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
