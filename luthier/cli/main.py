@@ -16,6 +16,7 @@ from luthier.cli import (
     data,
     doctor,
     evaluate,
+    generate,
     migrate,
     models,
     plan,
@@ -41,6 +42,7 @@ app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(chat.chat)
 app.command()(serve.serve)
+app.command()(generate.generate)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")

@@ -109,7 +109,7 @@ class Renderer:
 
     def opening(self, text: str) -> list[int]:
         """The ids of a text that is to go on, as `whole` begins it."""
-        ids = self.whole(Text(text)).ids.tolist()
+        ids: list[int] = self.whole(Text(text)).ids.tolist()
         return ids if self.tokenizer.eos_token_id is None else ids[:-1]
 
     # ---- what training sees ----------------------------------------------------------------------------------

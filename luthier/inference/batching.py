@@ -171,7 +171,7 @@ class Batcher:
         self.model, self.padding, self.slots = model, padding, slots
         self.waiting: deque[Answer] = deque()
         self.running: dict[Hashable, _Rows] = {}
-        inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.inner, self.active = inner, ""
         kinds = set(getattr(inner.config.get_text_config(), "layer_types", None) or ())
         self.shared = kinds <= {"full_attention", "sliding_attention"} and not getattr(inner, "_is_stateful", False)

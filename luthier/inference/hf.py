@@ -34,7 +34,7 @@ class HfEngine:
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, str]]:
         """Answers as they are finished, those to short prompts begun first."""
         encoded = [self.renderer.prompt(prompt.messages, prompt.tools) for prompt in prompts]
-        for i, answer in self._answers(encoded, sampling, None):
+        for i, answer in self.answers(encoded, sampling, None):
             yield i, answer.text()
 
     def complete(
@@ -45,7 +45,7 @@ class HfEngine:
         Each answer has a seed, and is the same whatever is answered beside it; `seeds` are those of the prompts, by
         default numbered from the one of `sampling`.
         """
-        for i, answer in self._answers(encoded, sampling, seeds):
+        for i, answer in self.answers(encoded, sampling, seeds):
             yield i, answer.ids
 
     def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
@@ -62,9 +62,10 @@ class HfEngine:
                 yield said[len(shown) :]
                 shown = said
 
-    def _answers(
+    def answers(
         self, encoded: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int] | None
     ) -> Iterator[tuple[int, Answer]]:
+        """The same with all that is known of each."""
         seeds = seeds or seeds_of(sampling, len(encoded))
         answers = [self.answer(ids, sampling, seed) for ids, seed in zip(encoded, seeds, strict=True)]
         numbers = {answer: i for i, answer in enumerate(answers)}

@@ -10,11 +10,12 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from luthier.errors import UserError
@@ -84,7 +85,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
-        async def counted(message: dict[str, Any]) -> None:
+        async def counted(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 self.count(getattr(scope.get("route"), "path", "none"), message["status"])
             await send(message)
@@ -130,7 +131,9 @@ class _Counted:
     async def __call__(self) -> Any:
         message = await self.receive()
         self.bytes += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if self.bytes > BODY_BYTES else message
+        if self.bytes > BODY_BYTES:
+            raise HTTPException(413, f"a request has at most {BODY_BYTES} bytes")
+        return message
 
 
 def fault(message: str, status: int) -> JSONResponse:

@@ -164,6 +164,7 @@ class Models:
                 model.delete_adapter(name)
             return
         self.batcher.model = inner = self.batcher.inner
+        vars(inner).pop("peft_config", None)  # which peft would go on with
         for place, layer in list(inner.named_modules()):
             if isinstance(layer, BaseTunerLayer):
                 inner.set_submodule(place, layer.get_base_layer())

@@ -134,4 +134,4 @@ class NewAdapter(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,63}$")]
-    path: Annotated[str, Field(min_length=1, max_length=1024)]
+    path: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)*$", max_length=200)]
