@@ -212,22 +212,21 @@ class Batcher:
 
     def _admitted(self, ended: list[Answer]) -> Iterator[_Rows]:
         """New rows, in the order in which they came, as many as slots are free and a step takes in."""
+        for answer in [one for one in list(self.waiting) if one.cancelled]:
+            self.waiting.remove(answer)
+            _end(answer, "cancelled", ended)
         chosen: list[Answer] = []
         longest, free = 0, self.slots - self.busy
         while self.waiting and len(chosen) < free:
             longest = max(longest, len(self.waiting[0].prompt))
             if chosen and longest * (len(chosen) + 1) > PREFILL_TOKENS:
                 break
-            answer = self.waiting.popleft()
-            if answer.cancelled:
-                _end(answer, "cancelled", ended)
-            else:
-                chosen.append(answer)
+            chosen.append(self.waiting.popleft())
         for _, group in groupby(sorted(chosen, key=lambda one: one.adapter), key=lambda one: one.adapter):
             answers = list(group)
-            self._use(answers[0].adapter)
-            together = [answers] if self.shared and not has_virtual_tokens(self.model) else [[one] for one in answers]
-            yield from (_Rows(some, torch.empty(0), None) for some in together)
+            together = self.shared and not self._virtual(answers[0].adapter)
+            for some in [answers] if together else [[one] for one in answers]:
+                yield _Rows(some, torch.empty(0), None)
 
     def _advance(self, rows: _Rows, ended: list[Answer], *, prefill: bool = False) -> None:
         """A token for each of the rows; those that ended leave."""
@@ -239,9 +238,8 @@ class Batcher:
             if not rows.answers:
                 return
             self._use(rows.answers[0].adapter)
-            with (
-                self.model.disable_adapter() if self.active == BASE and self.inner is not self.model else nullcontext()
-            ):
+            plain = self.active == BASE and self.inner is not self.model
+            with self.model.disable_adapter() if plain else nullcontext():
                 logits = self._prefill(rows) if prefill else self._decode(rows)
             for answer, own, best in zip(rows.answers, logits, logits.argmax(-1).tolist(), strict=True):
                 answer.take(own, best)
@@ -270,7 +268,7 @@ class Batcher:
         width, device = max(map(len, different)), self.inner.get_input_embeddings().weight.device
         ids = torch.tensor([[self.padding] * (width - len(one)) + list(one) for one in different], device=device)
         mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in different], device=device)
-        virtual = has_virtual_tokens(self.model)
+        virtual = self._virtual(self.active)
         own = virtual or not self.shared  # such a model makes its cache itself
         cache = None if own else Cache(layer_class_to_replicate=_Layer)
         logits, cache = self._forward(self.model, ids, mask, cache, placed=not virtual)
@@ -287,7 +285,7 @@ class Batcher:
         """Logits `[B, V]` behind the last tokens."""
         ids = torch.tensor([answer.ids[-1:] for answer in rows.answers], device=rows.mask.device)
         rows.mask = pad(rows.mask, (0, 1), value=1)
-        virtual = has_virtual_tokens(self.model)  # they stand in the cache already
+        virtual = self._virtual(self.active)  # they stand in the cache already
         logits, rows.cache = self._forward(self.inner if virtual else self.model, ids, rows.mask, rows.cache)
         return logits
 
@@ -300,6 +298,12 @@ class Batcher:
             inputs[self.kept] = cache
         result = model(input_ids=ids, use_cache=True, logits_to_keep=1, **inputs)
         return result.logits[:, -1].float(), result[self.kept]
+
+    def _virtual(self, adapter: str) -> bool:
+        """Whether an adapter puts virtual tokens in front, between which and a prompt there must be no padding."""
+        if not adapter:
+            return has_virtual_tokens(self.model)
+        return bool(getattr(getattr(self.model, "peft_config", {}).get(adapter), "is_prompt_learning", False))
 
     def _use(self, adapter: str) -> None:
         if adapter not in ("", BASE, self.active):

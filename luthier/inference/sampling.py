@@ -41,7 +41,7 @@ class Draw:
         if self.guide is not None:
             self.guide.mask(scores)
         if self.generator is not None:
-            scores = likely(scores / self.sampling.temperature, self.sampling)
+            scores = likely(scores / max(self.sampling.temperature, 1e-4), self.sampling)
             drawn = torch.empty(len(scores)).exponential_(generator=self.generator)
             scores = scores - drawn.clamp_min_(1e-38).log_().to(scores.device)
         token = int(scores.argmax())

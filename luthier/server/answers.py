@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from luthier.data.strict import read_json
 
@@ -32,22 +32,6 @@ def calls_in(text: str, tools: Mapping[str, Any]) -> tuple[str, list[dict[str, A
             function = {"name": call["name"], "arguments": json.dumps(arguments, ensure_ascii=False)}
             calls.append({"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function})
     return (CALL.sub("", text).strip() if tagged else ""), calls
-
-
-class Shape(Protocol):
-    """How choices are written."""
-
-    kind: str
-    piece_kind: str
-
-    def begins(self, count: int) -> list[dict[str, Any]]:
-        """What a stream of so many answers begins with."""
-
-    def whole(self, answer: Answer, number: int) -> dict[str, Any]:
-        """A finished answer."""
-
-    def piece(self, answer: Answer, number: int, new: str, span: tuple[int, int], finish: str) -> dict[str, Any]:
-        """New text of an answer, the places of its tokens, and its end."""
 
 
 class TextShape:

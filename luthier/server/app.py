@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from luthier.server.requests import Chat, Completion, Embedding, Generated, NewA
 if TYPE_CHECKING:
     from luthier.inference.batching import Answer
 
-LOCAL = ["localhost", "127.0.0.1", "[::1]"]
+LOCAL = ["localhost", "127.0.0.1", "[::1]", "::1"]
 News = tuple[int, str, int, str]
 """Number of an answer, its text so far, its tokens so far, and its end."""
 
@@ -100,20 +101,21 @@ class Asking:
             answer.tell = tell
 
     async def news(self) -> AsyncIterator[News]:
-        """What becomes of the answers; whoever stops reading cancels them. Raises the error of one."""
-        try:
-            left = len(self.answers)
-            while left:
-                news = await self.queue.get()
-                left -= bool(news[3])
-                if (error := self.answers[news[0]].error) is not None:
-                    raise error
-                yield news
-        finally:
-            for answer in self.answers:
-                answer.cancelled = True
-            self.server.seconds.observe(time.monotonic() - self.started)
-            self.server.tokens.labels("answer").inc(sum(len(answer.ids) for answer in self.answers))
+        """What becomes of the answers; raises the error of one."""
+        left = len(self.answers)
+        while left:
+            news = await self.queue.get()
+            left -= bool(news[3])
+            if (error := self.answers[news[0]].error) is not None:
+                raise error
+            yield news
+
+    def end(self) -> None:
+        """Nobody waits any more: what is unfinished is cancelled."""
+        for answer in self.answers:
+            answer.cancelled = True
+        self.server.seconds.observe(time.monotonic() - self.started)
+        self.server.tokens.labels("answer").inc(sum(len(answer.ids) for answer in self.answers))
 
     async def done(self, request: Request) -> None:
         """Wait for all; raises the error of one, ClientDisconnect."""
@@ -131,6 +133,7 @@ class Asking:
         finally:
             reading.cancel()
             leaving.cancel()
+            self.end()
 
     @property
     def usage(self) -> dict[str, int]:
@@ -139,18 +142,22 @@ class Asking:
         asked = self.prompt_tokens
         return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
 
-    async def reply(self, asked: Generated, request: Request, kind: str, shape: told.Shape) -> Response:
+    async def reply(
+        self, asked: Generated, request: Request, kind: str, shape: told.TextShape | told.ChatShape
+    ) -> Response:
         """The choices as `shape` writes them: at once, or in pieces."""
         base = {"id": f"{kind}-{secrets.token_hex(12)}", "created": int(time.time()), "model": asked.model}
         if asked.stream:
             usage = bool((asked.stream_options or {}).get("include_usage"))
             events = self._events(base | {"object": shape.piece_kind}, shape, usage=usage)
-            return StreamingResponse(events, media_type="text/event-stream")
+            return _Events(events, self.end)
         await self.done(request)
         choices = [shape.whole(answer, number) for number, answer in enumerate(self.answers)]
         return JSONResponse(base | {"object": shape.kind, "choices": choices, "usage": self.usage})
 
-    async def _events(self, base: dict[str, Any], shape: told.Shape, *, usage: bool) -> AsyncIterator[str]:
+    async def _events(
+        self, base: dict[str, Any], shape: told.TextShape | told.ChatShape, *, usage: bool
+    ) -> AsyncIterator[str]:
         shown, seen = [""] * len(self.answers), [0] * len(self.answers)
 
         def sent(value: Any) -> str:
@@ -167,9 +174,24 @@ class Asking:
                     yield sent(base | {"choices": [choice]})
             if usage:
                 yield sent(base | {"choices": [], "usage": self.usage})
-        except RuntimeError:  # of the model: the status was sent long ago
+        except Exception as error:
+            getLogger("uvicorn.error").error("an answer failed", exc_info=error)
             yield f"data: {bytes(fault('the answer failed', 500).body).decode()}\n\n"
         yield "data: [DONE]\n\n"
+
+
+class _Events(StreamingResponse):
+    """A stream that says when it is over, also where nobody ever read from it."""
+
+    def __init__(self, events: AsyncIterator[str], end: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self.end = end
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.end()
 
 
 def conversation_of(asked: Chat) -> tuple[Conversation, dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any
@@ -68,8 +69,17 @@ class Models:
             if self._closed or self.taken + len(answers) > self.places:
                 raise Busy("all slots and places of the queue are taken; try again in a second")
             self.taken += len(answers)
+            for answer in answers:
+                answer.tell = partial(self._told, answer.tell)
             self.batcher.waiting.extend(answers)
             self._changed.notify()
+
+    def _told(self, tell: Callable[[Answer], object], answer: Answer) -> None:
+        """The place of an answer is free before anybody hears of its end."""
+        if answer.finish:
+            with self._changed:
+                self.taken -= 1
+        tell(answer)
 
     def answers(self, asked: Generated, ids: list[int], longest: int, **how: Any) -> list[Answer]:
         """Answers to be made to one prompt; raises UserError for what cannot be."""
@@ -109,14 +119,13 @@ class Models:
 
         if name in self.served or name == "default":
             raise UserError(f"{name}: there is a model of that name already")
-        if not (folder / "adapter_config.json").is_file():
-            raise ModelError(f"{name}: no adapter there: expected a folder with adapter_config.json")
+        settings = folder / "adapter_config.json"
         try:
-            stands_on = str(
-                json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-            )
+            stands_on = str(json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"])
         except (ValueError, LookupError, TypeError, OSError):
-            raise ModelError(f"{name}: adapter_config.json does not say what base the adapter stands on") from None
+            raise ModelError(
+                f"{name}: no adapter there: expected a folder with adapter_config.json that names its base"
+            ) from None
         if stands_on != self.found.location and Path(stands_on).resolve() != Path(self.found.location).resolve():
             raise ModelError(f"{name}: was tuned on {stands_on}, and {self.found.location} is what is served")
         renderer = self.loader.renderer(ModelConfig(path=str(folder)))
@@ -141,16 +150,13 @@ class Models:
         del self.served[name]
 
         def remove() -> bool:
-            under_way = [
-                *self.batcher.waiting,
-                *(one for rows in self.batcher.running.values() for one in rows.answers),
-            ]
-            if any(answer.adapter == adapter for answer in under_way):
-                return False
-            self._without(adapter)
-            return True
+            under_way = [self.batcher.waiting, *(rows.answers for rows in self.batcher.running.values())]
+            used = any(answer.adapter == adapter for some in under_way for answer in some)
+            if not used:
+                self._without(adapter)
+            return used
 
-        while self._between_steps(remove) is False:
+        while self._between_steps(remove):
             pass
 
     def _without(self, name: str) -> None:
@@ -196,6 +202,4 @@ class Models:
                     done.set_result(job())
                 except Exception as error:  # noqa: BLE001 - raised where it was asked for
                     done.set_exception(error)
-            ended = self.batcher.step()
-            with self._changed:
-                self.taken -= len(ended)
+            self.batcher.step()

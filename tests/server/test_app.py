@@ -11,6 +11,7 @@ import pytest
 
 from tests.server.conftest import serving
 
+WEB = httpx.Client(timeout=60)
 HELLO: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 UNIT = {"type": "object", "properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"]}
 TOOLS: list[Any] = [
@@ -117,7 +118,7 @@ def test_embeddings(client: openai.OpenAI, form: Any) -> None:
 
 
 def test_scores(address: str) -> None:
-    reply = httpx.post(f"{address}/v1/score", json={"model": "judge", "text_1": "Why?", "text_2": ["So.", "Because."]})
+    reply = WEB.post(f"{address}/v1/score", json={"model": "judge", "text_1": "Why?", "text_2": ["So.", "Because."]})
     assert [one["score"] for one in reply.json()["data"]] == [3.0, 8.0]
 
 
@@ -140,16 +141,16 @@ def test_scores(address: str) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked(address: str, changes: dict[str, Any], status: int, said: str) -> None:
-    reply = httpx.post(f"{address}/v1/chat/completions", json={"model": "talkative", "messages": HELLO} | changes)
+    reply = WEB.post(f"{address}/v1/chat/completions", json={"model": "talkative", "messages": HELLO} | changes)
     assert reply.status_code == status and said in reply.json()["error"]["message"], reply.text
 
 
 def test_health_and_numbers(address: str) -> None:
-    assert httpx.get(f"{address}/health").json() == {"status": "ok"}
-    told = httpx.get(f"{address}/metrics").text
+    assert WEB.get(f"{address}/health").json() == {"status": "ok"}
+    told = WEB.get(f"{address}/metrics").text
     for line in ("luthier_taken 0.0", 'luthier_tokens_total{kind="answer"}', "luthier_answer_seconds_count"):
         assert line in told
-    assert httpx.get(f"{address}/nowhere").json()["error"]["type"] == "not_found_error"
+    assert WEB.get(f"{address}/nowhere").json()["error"]["type"] == "not_found_error"
 
 
 def test_schemathesis_finds_no_failure_of_the_server(opened: Any) -> None:

@@ -23,6 +23,7 @@ from luthier.server.app import Settings
 from luthier.server.models import Models
 from tests.server.conftest import serving
 
+WEB = httpx.Client(timeout=60)
 ALL = Settings(per_key=10**6)
 
 
@@ -90,11 +91,11 @@ def test_numbers_and_texts_of_an_error_of_the_model(opened: Any, monkeypatch: py
     with serving(models, ALL) as url:
         with monkeypatch.context() as patch:
             patch.setattr(models.batcher.model, "forward", fail)
-            reply = httpx.post(f"{url}/v1/chat/completions", json=asked(0), timeout=30)
-            told = httpx.post(f"{url}/v1/chat/completions", json=asked(0, stream=True), timeout=30).text
+            reply = WEB.post(f"{url}/v1/chat/completions", json=asked(0), timeout=30)
+            told = WEB.post(f"{url}/v1/chat/completions", json=asked(0, stream=True), timeout=30).text
         assert reply.status_code == 500 and "secret" not in reply.text + told and "the answer failed" in told
         assert models.taken == 0
-        assert httpx.post(f"{url}/v1/chat/completions", json=asked(0), timeout=30).status_code == 200
+        assert WEB.post(f"{url}/v1/chat/completions", json=asked(0), timeout=30).status_code == 200
 
 
 @pytest.mark.slow
