@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,9 +14,13 @@ from luthier.errors import UserError
 
 if TYPE_CHECKING:
     from luthier.data.conversation import Message
+    from luthier.inference.engine import Sampling
     from luthier.inference.hf import HfEngine
 
-HELP = "Type a message; /reset forgets the conversation, /exit (or Ctrl-D) leaves."
+HELP = (
+    "Type a message; /compare base shows what the model said before it was tuned, /reset forgets the conversation, "
+    "/exit (or Ctrl-D) leaves."
+)
 
 
 def chat(
@@ -29,6 +36,7 @@ def chat(
     ] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
     seed: Annotated[int | None, typer.Option(help="Makes sampled answers repeatable.")] = None,
+    tools: Annotated[Path | None, typer.Option(help="A JSON file with a list of tools that it may call.")] = None,
 ) -> None:
     """Talk to a model, streaming, with history."""
     from luthier.cli.show import console, share_cores
@@ -45,8 +53,9 @@ def chat(
     engine = HfEngine(loader.load_for_use(config), renderer)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     start = [Message(role="system", content=system)] if system else []
+    answer = partial(_answer, engine, sampling, _tools(tools) if tools else ())
     if prompt is not None:
-        _answer(engine, [*start, Message(role="user", content=prompt)], sampling)
+        answer([*start, Message(role="user", content=prompt)])
         return
     if sys.stdin.isatty():
         console.print(HELP, style="dim")
@@ -54,10 +63,13 @@ def chat(
     while (said := _ask()) is not None:
         if said == "/reset":
             history = list(start)
+        elif said == "/compare base":
+            with getattr(engine.model, "disable_adapter", nullcontext)():
+                answer(history[:-1]) if len(history) > len(start) else print("nothing was asked yet")
         elif said:
             asked = [*history, Message(role="user", content=said)]
             try:
-                history = [*asked, Message(role="assistant", content=_answer(engine, asked, sampling))]
+                history = [*asked, Message(role="assistant", content=answer(asked))]
             except UserError as error:  # this message is forgotten, the conversation goes on
                 print(f"not answered: {error}", file=sys.stderr)
 
@@ -71,12 +83,27 @@ def _ask() -> str | None:
     return None if said in ("/exit", "/quit") else said
 
 
-def _answer(engine: HfEngine, messages: list[Message], sampling: object) -> str:
+def _tools(file: Path) -> tuple[Any, ...]:
+    """The tools of a file; raises UserError."""
+    from luthier.data.conversation import Message, Origin, conversation
+
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--tools {file}: {error}") from None
+    return tuple(conversation([Message(role="assistant", content="-", weight=0)], Origin(str(file), 1), text).tools)
+
+
+def _answer(engine: HfEngine, sampling: Sampling, tools: tuple[Any, ...], messages: list[Message]) -> str:
+    """Print an answer as it comes, and the tools that it calls."""
     from luthier.data.conversation import Conversation
+    from luthier.server.answers import calls_in
 
     pieces: list[str] = []
-    for piece in engine.stream(Conversation(tuple(messages)), sampling):  # type: ignore[arg-type]
+    for piece in engine.stream(Conversation(tuple(messages), tools), sampling):
         print(piece, end="", flush=True)
         pieces.append(piece)
     print()
+    for call in calls_in("".join(pieces), {tool["function"]["name"]: tool for tool in tools})[1] if tools else ():
+        print(f"-> {call['function']['name']}({call['function']['arguments']})")
     return "".join(pieces)

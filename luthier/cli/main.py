@@ -16,11 +16,13 @@ from luthier.cli import (
     data,
     doctor,
     evaluate,
+    generate,
     jobs,
     migrate,
     models,
     plan,
     plugins,
+    serve,
     train,
     web,
 )
@@ -41,6 +43,8 @@ app.command()(migrate.migrate)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(chat.chat)
+app.command()(serve.serve)
+app.command()(generate.generate)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")

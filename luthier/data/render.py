@@ -107,6 +107,11 @@ class Renderer:
         """Ids of a rendered text; adds nothing, since the template has written every control token."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def opening(self, text: str) -> list[int]:
+        """The ids of a text that is to go on, as `whole` begins it."""
+        ids: list[int] = self.whole(Text(text)).ids.tolist()
+        return ids if self.tokenizer.eos_token_id is None else ids[:-1]
+
     # ---- what training sees ----------------------------------------------------------------------------------
 
     def conversation(self, conversation: Conversation) -> list[Tokens]:

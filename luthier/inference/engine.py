@@ -21,7 +21,24 @@ class Sampling:
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    """Only the likeliest tokens of this total probability (Holtzman et al. 2020, arXiv:1904.09751)."""
     seed: int | None = None
+    top_k: int = 0
+    """Only so many of the likeliest tokens; 0: all."""
+    min_p: float = 0.0
+    """Only tokens at least this share as likely as the likeliest (Nguyen et al. 2024, arXiv:2407.01082)."""
+    repetition_penalty: float = 1.0
+    """Divides positive logits of tokens of prompt and answer, multiplies negative ones (CTRL, arXiv:1909.05858)."""
+    presence_penalty: float = 0.0
+    """Taken from the logits of tokens that the answer holds already (OpenAI)."""
+    frequency_penalty: float = 0.0
+    """Taken from the logits of tokens once for each time that the answer holds them (OpenAI)."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer, and are no part of it."""
+    logprobs: int | None = None
+    """Keep each token's log-probability, and that of so many of the likeliest; before penalties and temperature."""
+    schema: str | None = None
+    """A JSON schema that the answer is held to."""
 
 
 class Engine(Protocol):

@@ -147,7 +147,7 @@ class ModelLoader:
             model.config._commit_hash = _commit(found, config)  # which the adapters write down
             _use_segment_attention(model)
             if found.adapter is not None:
-                model = _with_adapter(model, found.adapter)
+                model = add_adapter(model, found.adapter)
         model.eval()
         return model
 
@@ -216,17 +216,22 @@ def require_every_weight(path: str, outcome: Any, *, but: Collection[str] = ()) 
             raise ModelError(f"{path}: {len(names)} weights {fault}: {', '.join(names[:3])}")
 
 
-def _with_adapter(model: Any, folder: Path) -> Any:
-    """The model with a tuned adapter on it, every weight of which finds its place."""
+def add_adapter(model: Any, folder: Path, name: str = "default") -> Any:
+    """The model with a tuned adapter on it, beside others or as its first, every weight of which finds its place."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
     if '"BOTTLENECK"' in (folder / "adapter_config.json").read_text(encoding="utf-8"):
         import luthier.models.bottleneck  # noqa: F401 - a method of peft from then on
-    own = {f"base_model.model.{name}" for name, _ in model.named_parameters(remove_duplicate=False)}
+    tuned, inner = (model, model.get_base_model()) if isinstance(model, PeftModel) else (None, model)
+    names = (own.replace(".base_layer", "") for own, _ in inner.named_parameters(remove_duplicate=False))
+    own = {f"base_model.model.{own}" for own in names}
     with warnings.catch_warnings(action="ignore"):  # of missing weights: named below
-        tuned = PeftModel.from_pretrained(model, str(folder))
-    expected = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
+        if tuned is None:
+            tuned = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+        else:
+            tuned.load_adapter(str(folder), adapter_name=name)
+    expected = set(get_peft_model_state_dict(tuned, adapter_name=name, save_embedding_layers=False))
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         strange = sorted((expected - set(file.keys())) | (set(file.keys()) - expected - own))
     if strange:

@@ -7,7 +7,7 @@ import ast
 from tests.house.source import ROOT, functions, modules
 
 FILE_LINES, FUNCTION_LINES, PARAMETERS, HOUSE_LINES = 400, 60, 8, 20_000
-WIDE = {"chat", "clean", "evaluate", "compare", "train", "segment_attention"}
+WIDE = {"chat", "clean", "evaluate", "compare", "train", "serve", "generate", "segment_attention"}
 """Verbs of the command line, whose parameters are the options they offer, and a signature that transformers calls."""
 
 

@@ -76,8 +76,9 @@ def test_batched_alone_streamed_and_by_hand_are_equal(engine: HfEngine) -> None:
     assert len(set(together)) > 5 and all(together), "the random model should say something different to everybody"
 
 
-def test_answers_come_batch_by_batch(engine: HfEngine) -> None:
-    """Short prompts first, each with its own index."""
+def test_answers_to_short_prompts_come_first(engine: HfEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its own index."""
+    monkeypatch.setattr(hf, "BATCH_PROMPTS", 1)
     lengths = [len(engine.renderer.prompt(PROMPTS[i].messages)) for i, _ in engine.generate(PROMPTS[:5], GREEDY)]
     assert lengths == sorted(lengths)
     assert list(engine.generate([], GREEDY)) == []

@@ -1,0 +1,1 @@
+"""Room `server`: answers over HTTP, as OpenAI's API gives them."""
