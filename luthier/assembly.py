@@ -22,7 +22,7 @@ from luthier.distributed.strategy import Strategy
 from luthier.errors import ModelError, OutOfMemory
 from luthier.evaluate.evaluator import EvaluatorLike
 from luthier.inference.hf import HfEngine
-from luthier.models.find import find
+from luthier.models.find import find, place_of
 from luthier.models.load import ModelLoaderLike
 from luthier.models.output import Forward, Output, add_value_head
 from luthier.models.recompute import recompute_layers
@@ -176,7 +176,7 @@ class Assembly:
         widened: bool,
     ) -> PreTrainedModel:
         """The model with what is trained of it."""
-        tuned = Path(self.config.model.path).expanduser()
+        tuned = place_of(self.config.model.path)
         run = Run(
             total_steps=total_steps,
             micro_batches=micro_batches,

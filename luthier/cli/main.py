@@ -8,7 +8,21 @@ import warnings
 
 import typer
 
-from luthier.cli import chat, check, compare, config, data, doctor, evaluate, migrate, models, plan, plugins, train
+from luthier.cli import (
+    chat,
+    check,
+    compare,
+    config,
+    data,
+    doctor,
+    evaluate,
+    migrate,
+    models,
+    plan,
+    plugins,
+    runs,
+    train,
+)
 from luthier.errors import Interrupted, LuthierError, ProcessLost, UserError
 
 app = typer.Typer(
@@ -28,6 +42,7 @@ app.command()(compare.compare)
 app.command()(chat.chat)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
+app.add_typer(runs.app, name="runs")
 app.add_typer(config.app, name="config")
 app.command()(plugins.plugins)
 app.command()(doctor.doctor)
