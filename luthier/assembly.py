@@ -22,13 +22,14 @@ from luthier.distributed.strategy import Strategy
 from luthier.errors import ModelError, OutOfMemory
 from luthier.evaluate.evaluator import EvaluatorLike
 from luthier.inference.hf import HfEngine
-from luthier.models.find import find, place_of
+from luthier.models.find import find
 from luthier.models.load import ModelLoaderLike
 from luthier.models.output import Forward, Output, add_value_head
 from luthier.models.recompute import recompute_layers
 from luthier.models.reference import frozen, with_reference
 from luthier.objectives.base import Objective
 from luthier.objectives.online import Online
+from luthier.registry.index import place_of
 from luthier.rollout.rewards import Reward
 from luthier.rollout.source import Rollouts
 from luthier.system.hardware import choose_precision, free_memory, held_memory_bytes, is_out_of_memory, memory_limit

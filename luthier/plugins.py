@@ -155,6 +155,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "tracker": {
         "jsonl": "luthier.tracking.jsonl:Jsonl",
         "tensorboard": "luthier.tracking.tensorboard:TensorBoard",
+        "mlflow": "luthier.tracking.mlflow:MLflow",
+        "wandb": "luthier.tracking.services:Wandb",
+        "swanlab": "luthier.tracking.services:SwanLab",
+        "trackio": "luthier.tracking.services:Trackio",
     },
 }
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from luthier.config import ModelConfig
 from luthier.errors import ModelError, OutputError
-from luthier.models.find import Found, find, place_of
+from luthier.models.find import Found, find
+from luthier.registry.index import place_of
 from luthier.registry.origin import say_origin
 from luthier.system.files import atomic_folder
 

@@ -20,6 +20,7 @@ from luthier.cli import (
     models,
     plan,
     plugins,
+    reproduce,
     runs,
     train,
 )
@@ -43,6 +44,7 @@ app.command()(chat.chat)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
+app.command()(reproduce.reproduce)
 app.add_typer(config.app, name="config")
 app.command()(plugins.plugins)
 app.command()(doctor.doctor)

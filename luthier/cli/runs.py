@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.registry.index import Registry
+from luthier.registry.index import Registry, place_of
 
 app = typer.Typer(help="Finished runs, which are recorded by themselves.", no_args_is_help=True)
 RUNS = typer.Argument(help="Output folders, ids of `luthier runs list`, or versions.", show_default=False)
@@ -20,8 +20,6 @@ def folder_of(text: str) -> Path:
     Raises:
         ModelError: there is none.
     """
-    from luthier.models.find import place_of
-
     place = place_of(text)
     return place if place.is_dir() else Path(Registry().run(text).folder)
 

@@ -15,7 +15,7 @@ from luthier.config import ModelConfig
 from luthier.errors import ModelError
 from luthier.models.catalogue import entries
 from luthier.plugins import suggestion
-from luthier.registry.index import Registry
+from luthier.registry.index import Registry, place_of
 from luthier.registry.names import SCHEME
 from luthier.tracking.run import RunFolder
 
@@ -57,17 +57,6 @@ def find(path: str) -> Found:
     raise ModelError(
         f"no model {path!r}: not a folder, a .gguf file or a hub id (owner/name); {suggestion(path, models)}"
     )
-
-
-def place_of(path: str) -> Path:
-    """Where a folder or file is that may be named as a version of the registry.
-
-    Raises:
-        ModelError: no such version.
-    """
-    if not path.startswith(SCHEME):
-        return Path(path).expanduser()
-    return Registry().folder(Registry().version(path))
 
 
 def pinned(model: ModelConfig) -> ModelConfig:

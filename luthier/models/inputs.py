@@ -15,7 +15,8 @@ import yaml
 from luthier.config import RunConfig
 from luthier.data.sources import files_of
 from luthier.models.catalogue import entries
-from luthier.models.find import find, place_of
+from luthier.models.find import find
+from luthier.registry.index import place_of
 from luthier.system.files import sha256_of
 from luthier.tracking.run import INPUTS
 

@@ -16,8 +16,9 @@ from luthier.config import ModelConfig
 from luthier.data.render import Renderer
 from luthier.distributed.strategy import pick_device
 from luthier.errors import LuthierError, MissingExtra, ModelError
-from luthier.models.find import ADAPTER_WEIGHTS, Found, find, place_of, record_of, require_language
+from luthier.models.find import ADAPTER_WEIGHTS, Found, find, record_of, require_language
 from luthier.models.output import has_virtual_tokens
+from luthier.registry.index import place_of
 from luthier.system.hardware import choose_precision, is_out_of_memory
 
 if TYPE_CHECKING:

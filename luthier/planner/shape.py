@@ -29,11 +29,12 @@ from luthier.data.pack import Example, Layout, lay_out
 from luthier.data.render import Tokens
 from luthier.distributed.layers import FAMILIES, base_of
 from luthier.errors import ModelError
-from luthier.models.find import find, place_of
+from luthier.models.find import find
 from luthier.models.load import Readable
 from luthier.models.output import Forward
 from luthier.models.recompute import recompute_layers
 from luthier.objectives.sft import Sft
+from luthier.registry.index import place_of
 from luthier.system.hardware import Precision
 
 LAYERS = (2, 4)

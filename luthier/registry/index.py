@@ -268,6 +268,17 @@ class Registry:
         return found[0]
 
 
+def place_of(path: str) -> Path:
+    """Where a folder or file is that may be named as a version of the registry.
+
+    Raises:
+        ModelError: no such version.
+    """
+    if not path.startswith(SCHEME):
+        return Path(path).expanduser()
+    return Registry().folder(Registry().version(path))
+
+
 def _find(index: sqlite3.Connection, asked: Name) -> Version:
     """One version that is there."""
     aliases = {alias: number for name, alias, number in index.execute(NOW) if name == asked.name}

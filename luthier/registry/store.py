@@ -15,8 +15,8 @@ from pathlib import Path
 from luthier.errors import OutputError
 from luthier.system.files import PREFIX, refused_writes_of, sha256_of, sync_folder
 
-LEFT_OUT = ("checkpoint-", ".")
-"""How names at the top of a run begin that are not kept: what only training needs, and locks."""
+LEFT_OUT = ("checkpoint-", ".", "tensorboard", "wandb", "swanlog")
+"""How names at the top of a run begin that are not kept: what only training needs, locks, and what trackers hold."""
 
 
 def kept_files(folder: Path) -> list[Path]:

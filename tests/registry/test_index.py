@@ -81,6 +81,14 @@ def test_equal_files_are_on_the_disk_once_until_nothing_holds_them(registry: Reg
     assert add().number == 3 and registry.damaged(registry.version("medical/3")) == []
 
 
+def test_what_only_the_run_needs_is_left_out(registry: Registry, add: Add, folder: Path) -> None:
+    for name in ("checkpoint-4", "wandb", "tensorboard"):
+        (folder / name).mkdir()
+        (folder / name / "latest").symlink_to(folder)
+    (folder / ".lock").touch()
+    assert set(add().files) == {"model.safetensors", "deep/tokenizer.json", "made.json"}
+
+
 def test_a_damaged_kept_file_is_not_given_to_others(registry: Registry, add: Add) -> None:
     first = add()
     kept = registry.root / "files" / first.files["model.safetensors"]
