@@ -131,7 +131,7 @@ def diff(before: Annotated[str, VERSION], after: Annotated[str, VERSION]) -> Non
     rows = changed_rows(*(read_json(folder / "rows.json") for folder in folders))
     typer.echo(f"rows      {len(rows):,} differ{': ' if rows else ''}{named(rows)}")
     weighed = weights(*folders)
-    far = sorted((one for one in weighed if one.distance), key=lambda one: -one.distance)
+    far = sorted((one for one in weighed if one.before != one.after), key=lambda one: -one.distance)
     typer.echo(f"weights   {len(weighed) - len(far)} of {len(weighed)} tensors have the same bits")
     for one in far[:5]:
         typer.echo(f"          {one.name}: {one.distance:.3g} of its norm")

@@ -29,7 +29,7 @@ def reproduce(
         made = again(registry, found, Path(output or f"{scratch}/run"))
         compared([found.uri, "made again"], [registry.folder(found), made])
         told = weights(registry.folder(found), made)
-    other = sorted((one for one in told if one.distance), key=lambda one: -one.distance)
+    other = sorted((one for one in told if one.before != one.after), key=lambda one: -one.distance)
     for one in other[:SHOWN]:
         typer.echo(f"  {one.name}  {one.before[:12]} -> {one.after[:12]}, {one.distance:.2g} of its norm away")
     typer.echo(f"{found.uri}: {len(told) - len(other)} of {len(told)} weights came out with the same hash")

@@ -37,9 +37,9 @@ def require_unchanged(registry: Registry, version: Version) -> RunConfig:
     """
     folder = registry.folder(version)
     record, inputs = RunFolder(folder).record(), read_json(folder / INPUTS)
-    if record is None or not inputs:
+    if record is None or "-" in inputs.get("data", "-"):
         raise UserError(
-            f"{version.uri}: was {version.made} of {', '.join(version.parents)}, not trained; reproduce that"
+            f"{version.uri}: {version.made} of {', '.join(version.parents)}, not trained from files of rows"
         )
     if record.get("changes"):
         raise UserError(f"{version.uri}: went on under another setting half-way ({'; '.join(record['changes'])})")
@@ -50,9 +50,8 @@ def require_unchanged(registry: Registry, version: Version) -> RunConfig:
         raise ModelError(f"{version.uri}: the model that it stands on is not what it was: {named(changed)}")
     if changed := _changed(inputs["data"]):
         rows = changed_rows(read_json(folder / ROWS), _rows_now(config))
-        raise DataError(
-            f"{version.uri}: {named(rows) or named(changed)}; it was made from other rows than are there now"
-        )
+        if rows or config.data.streaming:  # else the files differ, and say the same
+            raise DataError(f"{version.uri}: {named(rows or changed)}; it was made from other rows than are there now")
     return config
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from luthier.config import RunConfig
 from luthier.data.sources import files_of
+from luthier.errors import ModelError
 from luthier.models.catalogue import entries
 from luthier.models.find import find
 from luthier.registry.index import place_of
@@ -29,20 +30,28 @@ def inputs_of(config: RunConfig) -> str:
     own = config.data.held_out if isinstance(config.data.held_out, list) else []
     sources = [*config.data.train, *own]
     code = (str(path) for path in on_disk(config.model_dump(mode="json")["objective"]) if path.is_file())
-    found = find(config.model.path)
-    folders = [place for place in (found.adapter, Path(found.location)) if place is not None and place.is_dir()]
-    weights = [str(file) for folder in folders for file in sorted(folder.glob("*.safetensors"))]
     tree = {
         "command": sys.argv,
         "directory": str(Path.cwd()),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "git": _git(),
         "data": sums([*(file for source in sources for file in files_of(source)), *code]),
-        "model": sums([*weights, found.location] if found.kind == "gguf" else weights),
+        "model": sums(_weights(config.model.path)),
         "licence": licence_of(config.model.path),
         "licences": {source.path: source.licence for source in sources},
     }
     return json.dumps(tree, indent=1) + "\n"
+
+
+def _weights(path: str) -> list[str]:
+    try:
+        found = find(path)
+    except ModelError:  # whoever replaced the loader knows where it is
+        return []
+    if found.kind == "gguf":
+        return [found.location]
+    folders = [place for place in (found.adapter, Path(found.location)) if place is not None and place.is_dir()]
+    return [str(file) for folder in folders for file in sorted(folder.glob("*.safetensors"))]
 
 
 def sums(files: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -59,7 +68,7 @@ def sums(files: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def _git() -> dict[str, Any] | None:
     """Commit and changed files of the folder that the command runs in; None where it is in no repository."""
-    command = ["git", "status", "--porcelain=v2", "--branch"]
+    command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch"]
     try:
         said = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=20).splitlines()
     except (OSError, subprocess.SubprocessError):

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from luthier.errors import ModelError, StorageError
 from luthier.plugins import suggestion
 from luthier.registry.names import SCHEME, Name, parse, require_alias, require_name
@@ -217,6 +215,8 @@ class Registry:
 
     def gc(self) -> tuple[int, int]:
         """Remove files that no version holds, and what killed commands left; returns how many, and their bytes."""
+        import psutil
+
         with self._open() as index:  # nobody registers meanwhile
             kept = {self.folder(_version(row)) for row in index.execute(LIVING)}
             left = {

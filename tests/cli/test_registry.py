@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from luthier.drive.reproduce import require_unchanged
+from luthier.registry.index import Registry
 from tests.cli.conftest import Said
 from tests.cli.test_commands import done
 from tests.cli.test_wrong_input import refused
@@ -133,6 +135,11 @@ def test_made_again(luthier: Command, monkeypatch: pytest.MonkeyPatch, tmp_path:
     refused(luthier("reproduce", "medical/2"), "models:/medical/2: config.yaml is not as it was registered")
     config.write_text(text)
     rows = chat_rows(12)
+    Path("a.jsonl").write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows))
+    assert require_unchanged(Registry(), Registry().version("medical/1")).train.seed == 0, "other bytes, the same rows"
+    done(luthier("models", "merge", "models:/medical/1", "-o", "merged"))
+    done(luthier("models", "register", "merged", "--name", "whole"))
+    refused(luthier("reproduce", "models:/whole/1"), "models:/whole/1: merged of models:/medical/1, not trained from")
     write([*rows[:4], chat_rows(40)[39], *rows[5:]])
     refused(
         luthier("reproduce", "models:/medical/1"), "a.jsonl:5 says something else", "from other rows than are there"
