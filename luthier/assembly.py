@@ -29,6 +29,7 @@ from luthier.models.recompute import recompute_layers
 from luthier.models.reference import frozen, with_reference
 from luthier.objectives.base import Objective
 from luthier.objectives.online import Online
+from luthier.registry.index import place_of
 from luthier.rollout.rewards import Reward
 from luthier.rollout.source import Rollouts
 from luthier.system.hardware import choose_precision, free_memory, held_memory_bytes, is_out_of_memory, memory_limit
@@ -176,7 +177,7 @@ class Assembly:
         widened: bool,
     ) -> PreTrainedModel:
         """The model with what is trained of it."""
-        tuned = Path(self.config.model.path).expanduser()
+        tuned = place_of(self.config.model.path)
         run = Run(
             total_steps=total_steps,
             micro_batches=micro_batches,

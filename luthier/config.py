@@ -39,7 +39,8 @@ class ModelConfig(Section):
 
     bare = "path"
     path: str
-    """A folder, a hub id, a .gguf file, a name from `luthier models list`, or the output folder of a run."""
+    """A folder, a hub id, a .gguf file, a name from `luthier models list`, the output folder of a run, or a version in
+    the registry (`models:/medical/3`, `models:/medical@champion`)."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -81,6 +82,8 @@ class SourceConfig(Section):
     """Configuration of a hub data set."""
     split: str = "train"
     """Split of a hub data set."""
+    licence: str | None = None
+    """Licence of the rows, for the card of the tuned model, for example CC-BY-4.0."""
 
 
 class CleanConfig(Settings):
@@ -203,6 +206,8 @@ class OutputConfig(Section):
     """Which weights stand at the top of the folder: lowest held-out loss, or the last step."""
     trackers: list[Annotated[Part, Choice("tracker")]] = Field(default=[])
     """Further places for metrics, for example `[tensorboard]`; `metrics.jsonl` is always written."""
+    register_as: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*$")] | None = None
+    """Register the tuned model under this name when the run is finished (`luthier models`)."""
     per_process: bool = False
     """Also write memory and seconds of every process at each step, in `processes.jsonl`."""
 

@@ -27,18 +27,21 @@ from luthier.data.store import Rows
 from luthier.data.stream import require_stream
 from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
-from luthier.errors import CheckFailed, ConfigError, DataError
+from luthier.errors import CheckFailed, ConfigError, DataError, StorageError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
+from luthier.models.find import pinned
+from luthier.models.inputs import inputs_of, on_disk
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.objectives.base import Objective
 from luthier.planner.automatic import automatic
+from luthier.registry.index import Registry
 from luthier.system.files import refused_writes_of, sha256_of, write_text
 from luthier.system.hardware import choose_precision, environment, micro_batch_tokens, peak_memory_bytes
 from luthier.tracking.base import Tracker, TrackerSettings
 from luthier.tracking.jsonl import Jsonl
 from luthier.tracking.plot import plot_loss
 from luthier.tracking.report import write_report
-from luthier.tracking.run import Files, RunFolder, fingerprint
+from luthier.tracking.run import INPUTS, Files, RunFolder, fingerprint
 from luthier.train.check import Ready, check_data
 from luthier.train.checkpoint import Checkpoints, Trained, verify
 from luthier.train.fit import Fit
@@ -134,6 +137,7 @@ class Factory:
             LuthierError: anything else that can be said in a sentence.
         """
         stages = stages or Stages()
+        config = config.model_copy(update={"model": pinned(config.model)})
         RunFolder(config.output.dir).require_free(restart=restart)
         strategy = automatic(config, stages.stage).open()
         with ExitStack() as held:
@@ -169,6 +173,7 @@ class Factory:
             metrics = self._finish(config, ready, job, checkpoints, state, stages)
             if strategy.rank == 0:
                 claim.folder.finish()
+                _remember(config, stages)
             return FineTuned(job.trained.model, metrics)
 
     def prepare(self, config: RunConfig, *, device_type: str = "cpu") -> Ready:
@@ -214,7 +219,7 @@ class Factory:
         """
         folder = RunFolder(config.output.dir)
         resolved = config.model_dump(mode="json")
-        named = list(_on_disk(resolved["objective"]))
+        named = list(on_disk(resolved["objective"]))
         data_id = _data_id(ready.data, [path for path in named if path.is_file()])
         sources = [*config.data.train, *(config.data.held_out if isinstance(config.data.held_out, list) else [])]
         changes = folder.require_free_or_same(resolved, data_id, restart=restart, allow_changes=allow_changes)
@@ -337,16 +342,6 @@ def _counts(job: Job) -> str:
     return f"{count:,} of {total:,} parameters ({100 * count / total:.2f} %) for {job.total_steps} steps"
 
 
-def _on_disk(tree: object) -> Iterator[Path]:
-    """What an objective names on this machine: a teacher, reward models, files with code."""
-    if isinstance(tree, list):
-        yield from (path for value in tree for path in _on_disk(value))
-    if isinstance(tree, Mapping):
-        yield from _on_disk(list(tree.values()))
-        named = (Path(tree[key]).expanduser() for key in ("path", "teacher") if tree.get(key))
-        yield from (path for path in named if path.exists())
-
-
 def _data_id(data: Prepared, files: Sequence[Path]) -> str:
     """A hash of what the result depends on, in order: files of code, ids, weights, and what else rows say."""
 
@@ -367,8 +362,20 @@ def _files(config: RunConfig, ready: Ready) -> Files:
     return {
         "config.yaml": config.to_yaml(),
         "environment.json": json.dumps(environment(), indent=1) + "\n",
+        INPUTS: inputs_of(config),
         ROWS: ready.data.ledger.to_json(),
     }
+
+
+def _remember(config: RunConfig, stages: Stages) -> None:
+    """Put the finished run into the index, and where that was asked for into the registry."""
+    folder, name = config.output.dir, config.output.register_as
+    try:
+        Registry().remember(Path(folder))
+        if name:
+            stages.stage(f"registered   {Registry().register(folder, name).uri}")
+    except StorageError as error:
+        stages.stage(f"warning: {error}")
 
 
 def _sections(

@@ -66,8 +66,9 @@ def build_model(vocabulary: int, seed: int = 0, **changes: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def own_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Rendered rows and answers of models are kept by each test for itself."""
-    monkeypatch.setattr("luthier.system.kept.home", lambda: tmp_path / "home")
+    """Rendered rows, answers of models, runs and versions are kept by each test for itself."""
+    for room in ("system.kept", "registry.index"):
+        monkeypatch.setattr(f"luthier.{room}.home", lambda: tmp_path / "home")
 
 
 @pytest.fixture(scope="session")

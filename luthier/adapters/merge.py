@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 from luthier.config import ModelConfig
 from luthier.errors import ModelError, OutputError
 from luthier.models.find import Found, find
+from luthier.registry.index import place_of
+from luthier.registry.origin import say_origin
 from luthier.system.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def merged(path: str, *others: str) -> PreTrainedModel:
 
 
 def _adapter_of(path: str) -> Found:
-    if not (Path(path).expanduser() / "adapter_config.json").is_file():
+    if not (place_of(path) / "adapter_config.json").is_file():
         raise ModelError(f"{path}: holds no adapter, so there is nothing to merge; a whole model is used as it is")
     return find(path)
 
@@ -88,6 +90,7 @@ def save_merged(path: str, folder: str, *others: str) -> dict[str, Any]:
     with atomic_folder(place) as new:
         model.save_pretrained(new)
         renderer.tokenizer.save_pretrained(new)
+        say_origin(new, "merged", [path, *others])
     return dict(renderer.options)
 
 

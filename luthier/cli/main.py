@@ -22,6 +22,8 @@ from luthier.cli import (
     models,
     plan,
     plugins,
+    reproduce,
+    runs,
     serve,
     train,
     web,
@@ -47,6 +49,8 @@ app.command()(serve.serve)
 app.command()(generate.generate)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
+app.add_typer(runs.app, name="runs")
+app.command()(reproduce.reproduce)
 app.add_typer(config.app, name="config")
 app.add_typer(jobs.app, name="jobs")
 app.command()(plugins.plugins)

@@ -1,8 +1,9 @@
-"""`luthier data where ROW`: which runs saw a row, in which steps, on which side, or why they dropped it."""
+"""`luthier data where ROW`: which runs and models a row is in, in which steps, on which side, or why it was dropped."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
@@ -24,27 +25,55 @@ def where(
         str, typer.Argument(help="file:line, a content id of rows.json, or `-`: rows on standard input.", metavar="ROW")
     ],
     *,
-    root: Annotated[str, typer.Option("--runs", help="The folder in which runs are looked for.")] = "runs",
+    root: Annotated[str, typer.Option("--runs", help="The folder in which runs are looked for.")] = "",
 ) -> None:
-    """Tell which runs saw a row, in which steps, on which side, or why it was dropped; under any file's name."""
+    """Tell which runs and models a row is in, in which steps, or why it was dropped; under any file's name."""
     from luthier.cli import show
-    from luthier.data.lineage import ancestors, runs, sightings
+    from luthier.data.lineage import ancestors, family, sightings
+    from luthier.registry.index import Registry
+    from luthier.registry.lineage import made_of
 
-    found, (ids, place) = runs(Path(root)), _asked(row)
+    registry, (ids, place) = Registry(), _asked(row)
+    versions = {registry.folder(one).resolve(): one for one in registry.versions()}
+    found = _known([*(Path(run.folder) for run in registry.runs()), *versions], root)
     show.console.print(
         f"content id   {', '.join(sorted(ids)) or 'none, so it is looked for by its place'}", markup=False
     )
-    lines: list[tuple[object, ...]] = []
+    ids = family(found, ids)
+    lines: dict[tuple[str, ...], None] = {}
     for run in found:
-        lines += [(run, f"{seen.row['file']}:{seen.row['line']}", _fate(seen)) for seen in sightings(run, ids, place)]
+        version = versions.get(run.resolve())
+        name = version.uri if version else str(run)
+        here = sightings(run, ids, place)
+        lines |= {(name, f"{seen.row['file']}:{seen.row['line']}", _fate(seen)): None for seen in here}
         for parent, last in ancestors(run):
             before = [seen for seen in sightings(parent, ids, place) if not seen.moved]
             if any(step <= last for seen in before for step in seen.steps):
-                lines.append((run, "", f"through {parent}, which it began from"))
+                above = versions.get(parent.resolve())
+                lines[name, "", f"through {above.uri if above else parent}, which it began from"] = None
+        if version and any(seen.steps for seen in here):
+            lines |= {(one.uri, "", f"{one.made}, through {name}"): None for one in made_of(registry, version)}
     if lines:
-        show.table("", ("run", "row", "what became of it"), lines)
+        show.table("", ("run", "row", "what became of it"), list(lines))
     else:
-        show.console.print(f"none of {len(found)} runs below {root} read this row", markup=False)
+        where = f"below {root or 'runs'} and in the index"
+        show.console.print(f"none of {len(found)} runs {where} read this row", markup=False)
+
+
+def _known(indexed: Sequence[Path], root: str) -> list[Path]:
+    """The runs below a folder, and those of the index that are elsewhere; raises DataError where there are none."""
+    from luthier.data.lineage import runs
+    from luthier.errors import DataError
+    from luthier.tracking.run import RunFolder
+
+    elsewhere = {folder.resolve(): folder for folder in indexed if RunFolder(folder).record()}
+    try:
+        below = {folder.resolve(): folder for folder in runs(Path(root or "runs"))}
+    except DataError:
+        if root or not elsewhere:
+            raise
+        below = {}
+    return list((below | {place: folder for place, folder in elsewhere.items() if place not in below}).values())
 
 
 def _fate(seen: Sighting) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.ledger import ROWS, written
-from luthier.errors import DataError
+from luthier.errors import DataError, ModelError
+from luthier.registry.index import place_of
 from luthier.system.files import write_text
 from luthier.tracking.jsonl import lines
 from luthier.tracking.run import RUN, RunFolder
@@ -121,6 +122,19 @@ def runs(root: Path) -> list[Path]:
     return found
 
 
+def family(runs: Iterable[Path], ids: frozenset[str]) -> frozenset[str]:
+    """The content ids of some rows and of all that cleaning and augmentation made of them, and of those."""
+    made = [
+        (set(row["made_of"].split()), row["content_id"])
+        for run in (runs if ids else ())
+        for row in _rows(_ledger(run))
+        if row.get("made_of") and row.get("content_id")
+    ]
+    while more := {identity for sources, identity in made if sources & ids} - ids:
+        ids |= more
+    return ids
+
+
 def sightings(run: Path, ids: frozenset[str], place: tuple[str, int] | None) -> list[Sighting]:
     """The entries of a run's ledger with one of these content ids, and those of a place that `file:line` names."""
     found = []
@@ -144,7 +158,10 @@ def ancestors(run: Path) -> Iterator[tuple[Path, float]]:
     """The runs that a run began from, nearest first, each with the step whose weights it gave."""
     here, known = run, {run.resolve()}
     while (record := RunFolder(here).record()) is not None:
-        start = Path(str(record["config"].get("model", {}).get("path", ""))).expanduser()
+        try:
+            start = place_of(str(record["config"].get("model", {}).get("path", "")))
+        except ModelError:  # a version that was deleted
+            return
         _, checkpoint, step = start.name.partition(CHECKPOINT)
         here = start.parent if checkpoint else start
         if not (here / RUN).is_file() or here.resolve() in known:

@@ -1,4 +1,4 @@
-"""Finding models: a folder, a hub id, a GGUF file, a name of the catalogue, the output of a run. Loads nothing."""
+"""Finding models: a folder, hub id, GGUF file, name of the catalogue or registry, output of a run. Loads nothing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from luthier.config import ModelConfig
 from luthier.errors import ModelError
 from luthier.models.catalogue import entries
 from luthier.plugins import suggestion
+from luthier.registry.index import Registry, place_of
+from luthier.registry.names import SCHEME
 from luthier.tracking.run import RunFolder
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -36,7 +39,7 @@ def find(path: str) -> Found:
     Raises:
         ModelError: nothing is there, or what is there must not be loaded.
     """
-    place = Path(path).expanduser()
+    place = place_of(path)
     if place.is_dir():
         return _folder(place)
     if place.suffix == ".gguf":
@@ -54,6 +57,12 @@ def find(path: str) -> Found:
     raise ModelError(
         f"no model {path!r}: not a folder, a .gguf file or a hub id (owner/name); {suggestion(path, models)}"
     )
+
+
+def pinned(model: ModelConfig) -> ModelConfig:
+    """The model by the number of its version, where an alias named it, since that may move on."""
+    named = Registry().version(model.path).uri if model.path.startswith(SCHEME) else model.path
+    return model.model_copy(update={"path": named})
 
 
 def _require_hub(path: str, place: Path) -> None:
@@ -116,8 +125,8 @@ def _adapter(place: Path) -> Found:
     try:
         below = find(base)
     except ModelError as error:
-        named = record_of(place).get("path")  # a name of the catalogue outlives the folder it stood for
-        if named not in entries():
+        named = str(record_of(place).get("path"))  # a name of the catalogue outlives the folder it stood for
+        if named not in entries() and not named.startswith(SCHEME):
             raise ModelError(f"{file}: base_model_name_or_path: {error}") from None
         below = find(named)
     return Found(below.kind, below.location, adapter=place, revision=revision)

@@ -18,6 +18,7 @@ from luthier.distributed.strategy import pick_device
 from luthier.errors import LuthierError, MissingExtra, ModelError
 from luthier.models.find import ADAPTER_WEIGHTS, Found, find, record_of, require_language
 from luthier.models.output import has_virtual_tokens
+from luthier.registry.index import place_of
 from luthier.system.hardware import choose_precision, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class ModelLoader:
         Raises:
             ModelError: the model cannot be found, or its tokenizer cannot be read.
         """
-        options = config.template_options or record_of(Path(config.path).expanduser()).get("template_options")
+        options = config.template_options or record_of(place_of(config.path)).get("template_options")
         return Renderer(self.tokenizer(config), stop_ids=self.stop_ids(config), options=options)
 
     def stop_ids(self, config: ModelConfig) -> list[int]:
@@ -97,7 +98,7 @@ class ModelLoader:
         """
         device = pick_device()
         dtype = "bfloat16" if choose_precision("auto", device.type) == "bf16" else "float32"
-        bits = record_of(Path(config.path).expanduser(), "adapter").get("bits")
+        bits = record_of(place_of(config.path), "adapter").get("bits")
         loaded = self.load(config, dtype=dtype, bits=bits)
         return loaded if bits else loaded.to(device)
 

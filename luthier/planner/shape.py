@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -35,6 +34,7 @@ from luthier.models.load import Readable
 from luthier.models.output import Forward
 from luthier.models.recompute import recompute_layers
 from luthier.objectives.sft import Sft
+from luthier.registry.index import place_of
 from luthier.system.hardware import Precision
 
 LAYERS = (2, 4)
@@ -82,7 +82,7 @@ def model_config(path: str) -> Any:
     """The sizes of a model: of a folder (its weights need not be there), a hub id, or a name of the catalogue."""
     from transformers import AutoConfig
 
-    place = Path(path).expanduser()
+    place = place_of(path)
     with Readable(path):
         return AutoConfig.from_pretrained(place if (place / "config.json").is_file() else find(path).location)
 

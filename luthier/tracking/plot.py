@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,25 @@ def plot_loss(folder: Path) -> Path | None:
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False)
     return save(figure, folder / "loss.png")
+
+
+def plot_losses(runs: Mapping[str, Path], target: Path) -> Path:
+    """Draw the smoothed training loss and the held-out loss of several runs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for name, folder in runs.items():
+        rows = [row for row in read_metrics(folder / FILE) if "loss" in row]
+        held = [(row["step"], row["held_out_loss"]) for row in rows if "held_out_loss" in row]
+        (line,) = axes.plot([row["step"] for row in rows], _smooth([row["loss"] for row in rows]), label=name)
+        axes.plot([step for step, _ in held], [loss for _, loss in held], "o--", color=line.get_color())
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss (dashed: held-out rows)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(frameon=False)
+    return save(figure, target)
 
 
 def save(figure: Figure, target: Path) -> Path:

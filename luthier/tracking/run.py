@@ -7,13 +7,15 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from luthier.errors import OutputError
 from luthier.system.files import write_text
 
-RUN, LOCK = "run.json", ".lock"
+RUN, LOCK, INPUTS = "run.json", ".lock", "inputs.json"
 Files = Mapping[str, str | Iterable[str]]
 """Names of files and their texts, whole or in pieces."""
 FREE_KEYS = (
@@ -23,7 +25,7 @@ FREE_KEYS = (
 
 
 class RunFolder:
-    """One folder, one run. `run.json` holds the resolved config, a hash of the data, and the state of the run."""
+    """One folder, one run. `run.json` holds an id, times, the resolved config, a hash of the data, and its state."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -162,7 +164,10 @@ class RunFolder:
         self._write(record["config"], record["data"], finished=True, changes=record.get("changes", []))
 
     def _write(self, config: Mapping[str, Any], data: str, *, finished: bool, changes: Sequence[str] = ()) -> None:
-        record = {"finished": finished, "data": data, "config": config}
+        before = self.record() or {}
+        record: dict[str, Any] = {"id": before.get("id", uuid4().hex[:16]), "started": before.get("started", now())}
+        record |= {"ended": now()} if finished else {}
+        record |= {"finished": finished, "data": data, "config": config}
         record |= {"changes": list(changes)} if changes else {}  # made by --allow-changes
         write_text(self.path / RUN, json.dumps(record, indent=1) + "\n")
 
@@ -176,6 +181,11 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
+def now() -> str:
+    """This moment, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 def fingerprint(parts: Iterable[str]) -> str:
     """One hash of many strings in order."""
     digest = hashlib.sha256()
@@ -186,7 +196,7 @@ def fingerprint(parts: Iterable[str]) -> str:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Keys that a run cannot change half-way, as `key: before -> after`."""
-    old, new = _flat(before), _flat(after)
+    old, new = flat(before), flat(after)
     return [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old | new)
@@ -194,8 +204,9 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     ]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a tree by their paths, `section.key`."""
     result: dict[str, Any] = {}
     for key, value in tree.items():
-        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return result

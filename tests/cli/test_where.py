@@ -68,7 +68,7 @@ def test_where_a_row_went(luthier: Command, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("two")
 def test_what_cannot_be_looked_for(luthier: Command) -> None:
-    assert "none of 2 runs below runs read this row" in done(luthier("data", "where", "0" * 16))
+    assert "none of 2 runs below runs and in the index read this row" in done(luthier("data", "where", "0" * 16))
     assert "none of 2 runs" in done(luthier("data", "where", "gone.jsonl:3"))
     refused(luthier("data", "where", "a.jsonl"), "a.jsonl: name a row as file:line, by its content id", "or `-`")
     refused(luthier("data", "where", "a.jsonl:99"), "a.jsonl:99: no row begins on this line", "luthier data show")

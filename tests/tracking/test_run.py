@@ -40,8 +40,16 @@ def folder(tmp_path: Path) -> RunFolder:
     return run
 
 
+def said(folder: RunFolder) -> dict[str, Any]:
+    """What run.json holds besides an id and times, which are there."""
+    record = folder.record() or {}
+    assert len(record.pop("id")) == 16 and record.pop("started").endswith("+00:00")
+    record.pop("ended", None)
+    return record
+
+
 def test_a_fresh_folder(folder: RunFolder) -> None:
-    assert folder.record() == {"finished": False, "data": "data", "config": CONFIG}
+    assert said(folder) == {"finished": False, "data": "data", "config": CONFIG}
     assert (folder.path / "config.yaml").read_text() == "written\n"
 
 
@@ -85,7 +93,8 @@ def test_hidden_files_do_not_count(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_refused(folder: RunFolder) -> None:
     folder.finish()
-    assert folder.record() == {"finished": True, "data": "data", "config": CONFIG}
+    assert said(folder) == {"finished": True, "data": "data", "config": CONFIG}
+    assert (folder.record() or {})["ended"] >= (folder.record() or {})["started"]
     with pytest.raises(OutputError, match=r"holds a finished run; add --restart .*, or set another output\.dir"):
         folder.require_free_or_same(CONFIG, "data", restart=False)
     folder.require_free_or_same(CONFIG, "data", restart=True)
@@ -158,7 +167,7 @@ def test_restart_begins_anew(folder: RunFolder, tmp_path: Path, link: bool) -> N
     folder.require_free_or_same(other, "other", restart=True)
     folder.start(other, "other", {"config.yaml": "new"}, restart=True)
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", RUN]
-    assert folder.record() == {"finished": False, "data": "other", "config": other}
+    assert said(folder) == {"finished": False, "data": "other", "config": other}
     assert (outside / "precious").exists()
 
 
