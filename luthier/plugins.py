@@ -152,6 +152,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "token_f1": "luthier.evaluate.metrics:TokenF1",
         "chrf": "luthier.evaluate.metrics:ChrF",
     },
+    "exporter": {
+        "adapter": "luthier.export.folders:Adapter",
+        "merged": "luthier.export.folders:Merged",
+        "gguf": "luthier.export.gguf:Gguf",
+        "onnx": "luthier.export.onnx:Onnx",
+    },
     "tracker": {
         "jsonl": "luthier.tracking.jsonl:Jsonl",
         "tensorboard": "luthier.tracking.tensorboard:TensorBoard",

@@ -8,7 +8,22 @@ import warnings
 
 import typer
 
-from luthier.cli import chat, check, compare, config, data, doctor, evaluate, migrate, models, plan, plugins, train
+from luthier.cli import (
+    chat,
+    check,
+    compare,
+    config,
+    data,
+    doctor,
+    evaluate,
+    export,
+    migrate,
+    models,
+    plan,
+    plugins,
+    train,
+    verify,
+)
 from luthier.errors import Interrupted, LuthierError, ProcessLost, UserError
 
 app = typer.Typer(
@@ -26,6 +41,8 @@ app.command()(migrate.migrate)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(chat.chat)
+app.command()(export.export)
+app.command()(verify.verify)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
