@@ -157,6 +157,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "merged": "luthier.export.folders:Merged",
         "gguf": "luthier.export.gguf:Gguf",
         "onnx": "luthier.export.onnx:Onnx",
+        "ollama": "luthier.export.served:Ollama",
+        "vllm": "luthier.export.served:Vllm",
+        "docker": "luthier.export.served:Docker",
     },
     "tracker": {
         "jsonl": "luthier.tracking.jsonl:Jsonl",

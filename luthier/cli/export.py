@@ -46,7 +46,6 @@ def export(
 
 def asked(subject: object, files: list[str], limit: int) -> list[Conversation]:
     """The first conversations of some files that the model's template takes."""
-    from luthier.config import SourceConfig  # noqa: F401
     from luthier.data.conversation import Conversation
     from luthier.evaluate.measure import rows_of
 

@@ -14,6 +14,7 @@ from luthier.cli import (
     compare,
     config,
     data,
+    deploy,
     doctor,
     evaluate,
     export,
@@ -43,6 +44,7 @@ app.command()(compare.compare)
 app.command()(chat.chat)
 app.command()(export.export)
 app.command()(verify.verify)
+app.command()(deploy.deploy)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")

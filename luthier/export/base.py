@@ -13,11 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from luthier.adapters.merge import merge
 from luthier.config import ModelConfig
 from luthier.errors import ModelError
 from luthier.models.find import find
-from luthier.models.load import ModelLoader
 from luthier.plugins import Part
 from luthier.system.files import write_text
 
@@ -31,21 +29,27 @@ class Subject:
     """What is exported: a run, an adapter or a whole model. It is loaded when it is needed, in float32."""
 
     def __init__(self, path: str) -> None:
-        self.path, self.found, self.merged = path, find(path), False
+        self.path, self.found = path, find(path)
 
     @cached_property
     def renderer(self) -> Renderer:
         """What turns conversations into ids as it was trained."""
+        from luthier.models.load import ModelLoader
+
         return ModelLoader().renderer(ModelConfig(path=self.path))
 
     @cached_property
     def tuned(self) -> PreTrainedModel:
         """The model with its adapter on it."""
+        from luthier.models.load import ModelLoader
+
         return ModelLoader().load(ModelConfig(path=self.path, dtype="float32"))
 
     @cached_property
     def model(self) -> PreTrainedModel:
         """The same, the adapter merged; from then on `tuned` is used up."""
+        from luthier.adapters.merge import merge
+
         return merge(self.tuned)
 
     @property

@@ -12,16 +12,17 @@ import json
 import math
 import platform
 import runpy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import as_file, files
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from luthier.data.conversation import Conversation
+from luthier.data.conversation import Content, Conversation, conversations
 from luthier.errors import CertificateError, ModelError
 from luthier.export.safety import require_safe
 from luthier.system.files import sha256_of, write_text
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from luthier.data.render import Renderer
 
 NAME = "certificate.json"
-NEW_TOKENS, LIKELIEST, ASKED = 24, 10, 64
-"""Of an answer; kept of a place in it; asked for there of what is certified, where others may have become likely."""
+NEW_TOKENS, RUN_PROMPTS = 24, 4
+"""Of an answer; at the end of a run."""
+LIKELIEST, ASKED = 10, 64
+"""Tokens kept of a place in an answer; asked for there of what is certified, where others may have become likely."""
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.gguf", "*.onnx", "*.onnx.data", "*.py", "Modelfile")
 VARYING = {NAME, "run.json", "metrics.json", "rows.json", "environment.json", "export.json"}
 """Of those, what a run, a registry or a library may write again."""
@@ -58,6 +61,22 @@ def reference(model: Any, renderer: Renderer, prompts: Sequence[Conversation]) -
         said = {"answer_ids": answer, "likeliest": live.top(ids, answer, LIKELIEST)}
         records.append(asked | {"text": text, "ids": ids} | said)
     return records
+
+
+def of_run(folder: Path, model: Any, renderer: Renderer, held_out: Iterable[Content]) -> None:
+    """Certify a finished run with its model in memory: what is loaded from the folder later must answer so.
+
+    Not where the base was quantised, or nothing answers: its folder is loaded in full precision, another model.
+    """
+    quantised = getattr(model, "is_quantized", False)
+    if model.get_output_embeddings() is None or quantised or not renderer.tokenizer.chat_template:
+        return
+    prompts = [told[0] for told in map(conversations, islice(held_out, RUN_PROMPTS)) if told]
+    if prompts:
+        kind = str(next(model.parameters()).dtype).removeprefix("torch.")
+        told = {"runs_on": "hf", "tolerance": "exact" if kind == "float32" else kind, "about": {"format": "run"}}
+        told |= {"versions": _versions(), "stop_ids": sorted(renderer.stop_ids)}
+        write(folder, told | {"prompts": reference(model, renderer, prompts)})
 
 
 def certify(folder: Path, records: Sequence[Mapping[str, Any]], *, runs_on: str, tolerance: str, about: Any) -> Path:

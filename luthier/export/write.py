@@ -77,7 +77,7 @@ def page(name: str, values: Mapping[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
-    environment.filters["quoted"] = _quoted
+    environment.filters |= {"quoted": _quoted, "go": lambda value: json.dumps(value, ensure_ascii=False)}
     text = files("luthier.export").joinpath("texts", f"{name}.txt").read_text(encoding="utf-8")
     template: Template = environment.from_string(text)
     return template.render(values)

@@ -25,7 +25,8 @@ from tests.export.conftest import questions
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.1, "eos_token_id": 2, "pad_token_id": 0,
+    "num_key_value_heads": 2, "max_position_embeddings": 256,
+    "initializer_range": 0.1, "eos_token_id": 2, "pad_token_id": 0,
     "bos_token_id": None,
 }  # fmt: skip
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16}
