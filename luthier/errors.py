@@ -113,6 +113,10 @@ class CheckpointError(LuthierError):
     """A checkpoint that is damaged or belongs to another run."""
 
 
+class CertificateError(LuthierError):
+    """A model that does not answer as it did in training, or whose files are others than those certified."""
+
+
 class TrainingError(LuthierError):
     """Training cannot go on (loss or gradients not finite)."""
 

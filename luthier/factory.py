@@ -29,6 +29,7 @@ from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
 from luthier.errors import CheckFailed, ConfigError, DataError, StorageError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
+from luthier.export.certificate import of_run
 from luthier.models.find import pinned
 from luthier.models.inputs import inputs_of, on_disk
 from luthier.models.load import ModelLoader, ModelLoaderLike
@@ -242,6 +243,8 @@ class Factory:
         metrics["peak_memory_bytes"] = peak_memory_bytes()
         with refused_writes_of(folder / "the tuned model"):
             trained.save(folder)
+        if trained.strategy.ranks == 1:
+            of_run(folder, trained.model, ready.renderer, (example.content for example in ready.data.held_out))
         if trained.strategy.rank == 0:
             write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             fold(folder)

@@ -14,8 +14,10 @@ from luthier.cli import (
     compare,
     config,
     data,
+    deploy,
     doctor,
     evaluate,
+    export,
     generate,
     jobs,
     migrate,
@@ -26,6 +28,7 @@ from luthier.cli import (
     runs,
     serve,
     train,
+    verify,
     web,
 )
 from luthier.errors import Interrupted, LuthierError, ProcessLost, UserError
@@ -47,6 +50,9 @@ app.command()(compare.compare)
 app.command()(chat.chat)
 app.command()(serve.serve)
 app.command()(generate.generate)
+app.command()(export.export)
+app.command()(verify.verify)
+app.command()(deploy.deploy)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")

@@ -1,0 +1,87 @@
+"""`luthier deploy MODEL`: from a model to a server that answers, with its address, its key and a line to ask it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from luthier.errors import LuthierError, OutputError
+
+
+def deploy(
+    model: Annotated[str, typer.Argument(help="A run, folder, hub id or catalogue name.", show_default=False)],
+    *,
+    to: Annotated[
+        Literal["local", "docker"], typer.Option(help="A server on this machine, or files for containers.")
+    ] = "local",
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="A new folder for keys, log and files.", show_default=False)
+    ],
+    port: Annotated[int, typer.Option(help="Where it listens, on this machine alone.", min=1, max=65535)] = 8000,
+    wait: Annotated[int, typer.Option(help="Seconds until it must answer.", min=1)] = 300,
+) -> None:
+    """Start a server for a model, see that it answers, and say how it is asked."""
+    from luthier.cli.show import console
+
+    place = Path(output)
+    key = f"lk-{secrets.token_urlsafe(32)}"
+    if to == "docker":
+        from luthier.cli.export import export
+
+        export(model, to="docker", output=output)
+    elif place.exists() and any(place.iterdir()):
+        raise OutputError(f"{output}: holds something already; choose a new folder")
+    place.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(place / "keys", os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"first {hashlib.sha256(key.encode()).hexdigest()}\n")
+    url = f"http://127.0.0.1:{port}/v1"
+    if to == "local":
+        command = ["serve", model, "--host", "127.0.0.1", "--port", str(port), "--keys", str(place / "keys")]
+        with (place / "log.txt").open("w", encoding="utf-8") as log:
+            started = subprocess.Popen(
+                [sys.executable, "-m", "luthier", *command], stdout=log, stderr=log, start_new_session=True
+            )
+        name = _answering(started, url, key, place / "log.txt", wait)
+        console.print(f"serving  {name} at {url}, process {started.pid} (kill {started.pid} ends it)", markup=False)
+    else:
+        name = "model"
+        console.print(f"start it (cd {output} && docker compose up --build -d), or see kubernetes.yaml", markup=False)
+    asked = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]})
+    console.print(f"key      {key}  (shown once; {place / 'keys'} holds its hash)", markup=False)
+    console.print(
+        f"ask it   curl {url}/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
+        f"-d '{asked}'",
+        markup=False,
+    )
+
+
+def _answering(server: subprocess.Popen[bytes], url: str, key: str, log: Path, seconds: int) -> str:
+    """The name of the model of a server that has answered a question; one that does not is ended."""
+    import httpx2 as httpx
+
+    client = httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=seconds)
+    until = time.monotonic() + seconds
+    while server.poll() is None and time.monotonic() < until:
+        try:
+            name = str(client.get(f"{url}/models").json()["data"][0]["id"])
+            asked = {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+            client.post(f"{url}/chat/completions", json=asked).raise_for_status()
+        except httpx.TransportError:
+            time.sleep(0.5)
+        except (httpx.HTTPStatusError, ValueError, LookupError) as error:
+            server.terminate()
+            raise LuthierError(f"{url}: does not answer as it should: {error}; see {log}") from None
+        else:
+            return name
+    server.terminate()
+    last = (log.read_text(encoding="utf-8").strip().splitlines() or ["it said nothing"])[-1]
+    raise LuthierError(f"the server did not come up within {seconds} seconds: {last}; see {log}")

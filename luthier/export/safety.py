@@ -1,0 +1,85 @@
+"""What a model folder must not hold: anything that runs, or never ends, when it is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import ModelError
+
+PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".msgpack", ".h5", ".keras"}
+TAG = re.compile(r"(?m)(?:^|[\s\[{,:-])!!?(?:python|[\w.]+/)[\w./:]*")
+"""A YAML tag that names something to be made."""
+SECONDS, PROBE = 10, [{"role": "user", "content": "Hello"}]
+
+
+def require_safe(folder: Path, prompts: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Refuse a folder before anything of it is loaded.
+
+    Raises:
+        ModelError: pickles, code that the library would offer to run, tags of YAML, or a chat template that does not
+            come to its end, within limits of time and memory, on `prompts`.
+    """
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not _of_a_checkpoint(folder, path)):
+        name, kind = file.relative_to(folder), file.suffix.lower()
+        if kind in PICKLED and not (file.name == "training_args.bin"):
+            raise ModelError(f"{folder}: holds {name}, which could run code when opened; convert it to safetensors")
+        if kind in (".yaml", ".yml") and TAG.search(file.read_text(encoding="utf-8", errors="replace")):
+            raise ModelError(f"{folder}: {name} holds a YAML tag that makes objects; write it as plain values")
+        if kind == ".json" and file.stat().st_size < 2**26 and '"auto_map"' in file.read_text("utf-8", "replace"):
+            raise ModelError(f"{folder}: {name} names code of its own (auto_map), which is never run; remove the key")
+    for slot, template in _templates(folder):
+        _require_ending(f"{folder}: {slot}", template, [{"messages": PROBE}, *prompts])
+
+
+def _of_a_checkpoint(folder: Path, path: Path) -> bool:
+    return path.relative_to(folder).parts[0].startswith(("checkpoint-", "."))
+
+
+def _templates(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every chat template of a folder, in whichever slot it stands."""
+    for file in sorted(folder.rglob("*.jinja")):
+        yield str(file.relative_to(folder)), file.read_text(encoding="utf-8")
+    for name in ("tokenizer_config.json", "chat_template.json", "processor_config.json"):
+        if not (folder / name).is_file():
+            continue
+        try:
+            held = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+        except (ValueError, AttributeError) as error:
+            raise ModelError(f"{folder / name}: is not a JSON object: {error}") from None
+        for one in held if isinstance(held, list) else [held]:
+            template = one.get("template") if isinstance(one, dict) else one
+            if template:
+                yield name, str(template)
+    for file in folder.glob("*.gguf"):
+        from gguf import GGUFReader
+
+        field = GGUFReader(file).get_field("tokenizer.chat_template")
+        if field is not None:
+            yield file.name, str(field.contents())
+
+
+def _require_ending(where: str, template: str, prompts: Sequence[Mapping[str, Any]]) -> None:
+    """Render in a process of its own, which the system ends where it takes too long or too much."""
+    asked = json.dumps({"template": template, "prompts": [*prompts], "seconds": SECONDS})
+    with as_file(files("luthier.export").joinpath("texts", "render.py.txt")) as code:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", str(code)],
+                input=asked,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS * 6,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ModelError(f"{where}: the chat template does not come to an end") from None
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it was ended"])[-1][:200]
+        raise ModelError(f"{where}: the chat template takes too much time or memory, or breaks its sandbox: {said}")
