@@ -185,10 +185,16 @@ class EvaluateConfig(Settings):
 
     metrics: list[Annotated[Part, Choice("metric")]] = Field(default=[])
     """Metrics of generated answers, for example `[exact_match, token_f1, chrf]`; empty: loss only."""
+    kinds: list[Annotated[Part, Choice("evaluation")]] = Field(default=[])
+    """What else is measured of the rows that it is made for, for example `[choice]`; the loss always is."""
     max_new_tokens: Positive = 128
     """Longest generated answer in tokens."""
     limit: Positive | None = None
     """Use at most so many held-out rows for generated answers."""
+    samples: Positive = 1
+    """Answers to each question; metrics are the mean over them."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """How freely answers are drawn; 0 takes the likeliest, which with several samples are all the same."""
 
 
 class OutputConfig(Section):

@@ -147,10 +147,21 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sequence": "luthier.distributed.sequence:SequenceParallel",
         "deepspeed": "luthier.distributed.deepspeed:DeepSpeed",
     },
+    "evaluation": {
+        "loss": "luthier.evaluate.kinds:Loss",
+        "choice": "luthier.evaluate.choice:MultipleChoice",
+        "pairwise": "luthier.evaluate.kinds:Pairwise",
+        "generate": "luthier.evaluate.kinds:Generate",
+    },
     "metric": {
         "exact_match": "luthier.evaluate.metrics:ExactMatch",
         "token_f1": "luthier.evaluate.metrics:TokenF1",
         "chrf": "luthier.evaluate.metrics:ChrF",
+        "bleu": "luthier.evaluate.metrics:Bleu",
+        "rouge": "luthier.evaluate.metrics:Rouge",
+        "json": "luthier.evaluate.checks:Json",
+        "tool_calls": "luthier.evaluate.checks:ToolCalls",
+        "python": "luthier.evaluate.checks:PythonFile",
     },
     "tracker": {
         "jsonl": "luthier.tracking.jsonl:Jsonl",
