@@ -176,6 +176,11 @@ class TrainConfig(Settings):
     """Seed of weights, order and dropout."""
     evaluate_every: Duration | None = Duration(1, "epochs")
     """How often to measure the held-out loss; null: only at the end."""
+    best_metric: str = "loss"
+    """The measurement that says which weights are the best; what the objective does not report is one of
+    `evaluate.metrics` or `evaluate.kinds`, which are then measured as often. Of losses, perplexity and kl the lower."""
+    patience: Positive | None = None
+    """Training ends after so many evaluations in a row without a better one; null: all steps are made."""
     save_every: Duration | None = Duration(1, "epochs")
     """How often to write a checkpoint; null: only the best and the last."""
 
