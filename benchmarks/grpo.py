@@ -117,7 +117,7 @@ def main() -> None:
         factory().fine_tune(run, observers=[Watch()])
         minutes = (time.monotonic() - started) / 60
         before, after = answered(MODEL, run), answered(run.output.dir, run)
-    found = compare(Scores("reward", before, after, [1.0] * len(before), higher_is_better=True))
+    found = compare(Scores("reward", *([[one, 1.0] for one in side] for side in (before, after))))
     first, last = (sum(part) / len(part) for part in (rewards[:EDGE], rewards[-EDGE:]))
     print(f"\n{machine()}; {given.steps} steps of 8 questions x 8 answers in {minutes:.1f} minutes")
     print_table(

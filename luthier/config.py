@@ -179,6 +179,11 @@ class TrainConfig(Settings):
     """Seed of weights, order and dropout."""
     evaluate_every: Duration | None = Duration(1, "epochs")
     """How often to measure the held-out loss; null: only at the end."""
+    best_metric: str = "loss"
+    """The measurement that says which weights are the best; what the objective does not report is one of
+    `evaluate.metrics` or `evaluate.kinds`, which are then measured as often. Of losses, perplexity and kl the lower."""
+    patience: Positive | None = None
+    """Training ends after so many evaluations in a row without a better one; null: all steps are made."""
     save_every: Duration | None = Duration(1, "epochs")
     """How often to write a checkpoint; null: only the best and the last."""
 
@@ -188,10 +193,16 @@ class EvaluateConfig(Settings):
 
     metrics: list[Annotated[Part, Choice("metric")]] = Field(default=[])
     """Metrics of generated answers, for example `[exact_match, token_f1, chrf]`; empty: loss only."""
+    kinds: list[Annotated[Part, Choice("evaluation")]] = Field(default=[])
+    """What else is measured of the rows that it is made for, for example `[choice]`; the loss always is."""
     max_new_tokens: Positive = 128
     """Longest generated answer in tokens."""
     limit: Positive | None = None
     """Use at most so many held-out rows for generated answers."""
+    samples: Positive = 1
+    """Answers to each question; metrics are the mean over them."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """How freely answers are drawn; 0 takes the likeliest, which with several samples are all the same."""
 
 
 class OutputConfig(Section):

@@ -238,7 +238,7 @@ class Factory:
         metrics: dict[str, float] = {"steps": state.step, "tokens": state.tokens, "final_step": final}
         if job.evaluate is not None:
             metrics |= job.evaluate()
-        if config.evaluate.metrics:
+        if config.evaluate.metrics or config.evaluate.kinds:
             metrics |= self.evaluator.answers(trained.model, ready.renderer, ready.data.held_out, config.evaluate)
         metrics["peak_memory_bytes"] = peak_memory_bytes()
         with refused_writes_of(folder / "the tuned model"):

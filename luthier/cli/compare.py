@@ -3,39 +3,64 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.cli.evaluate import ALL_METRICS, Data, Limit, Metrics, NewTokens, measure_with_bar, settings
+from luthier.cli.evaluate import ALL_METRICS, Data, Limit, Metrics, NewTokens, Overrides, measure_with_bar, settings
 
 if TYPE_CHECKING:
-    from luthier.evaluate.measure import Measured
+    from luthier.evaluate.report import Section
 
 
 def compare(
-    base: Annotated[str, typer.Argument(help="The model to compare with.", show_default=False)],
-    tuned: Annotated[str, typer.Argument(help="The model that should be better.", show_default=False)],
+    models: Annotated[
+        list[str],
+        typer.Argument(help="The model to compare with, and those that should be better.", show_default=False),
+    ],
     data: Data,
     *,
     metrics: Metrics = ALL_METRICS,
     max_new_tokens: NewTokens = 128,
     limit: Limit = None,
-    show: Annotated[int, typer.Option(help="Answers to print side by side per file.", min=0)] = 0,
+    overrides: Overrides = None,
+    show: Annotated[int, typer.Option(help="Rows to print side by side per file, those that changed most.", min=0)] = 0,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="A folder for report.md, report.html, what was found of every row, and the rows that got worse.",
+        ),
+    ] = None,
 ) -> None:
-    """Measure two models on the same rows: differences with 95 % intervals, and a verdict."""
-    config = settings(metrics, max_new_tokens, limit)
-    pairs = zip(measure_with_bar(base, data, config), measure_with_bar(tuned, data, config), strict=True)
-    for first, second in pairs:
-        _table(first, second)
-        _side_by_side(first, second, show)
+    """Measure models on the same rows: differences with 95 % intervals, a verdict, and what got worse."""
+    config = settings(metrics, max_new_tokens, limit, overrides or ())
+    if len(models) < 2:
+        raise typer.BadParameter("name two models or more; the first is the one to compare with")
+    from luthier.evaluate.report import sections, write
+
+    folder = Path(output) if output else None
+    names = [f"predictions-{number}.jsonl" for number in range(1, len(models) + 1)]
+    measured = [
+        measure_with_bar(model, data, config, output=str(folder / name) if folder else None)
+        for model, name in zip(models, names, strict=True)
+    ]
+    found = sections(models, measured)
+    for section in found:
+        _table(section)
+        _side_by_side(section, show)
+    if folder:
+        write(folder, models, found)
+        from luthier.cli.show import console
+
+        console.print(f"report  {folder / 'report.html'}", markup=False)
 
 
-def _table(base: Measured, tuned: Measured) -> None:
+def _table(section: Section) -> None:
     from luthier.cli import show
-    from luthier.evaluate.measure import compare_measured
 
-    found = compare_measured(base, tuned)
     rows = [
         (
             c.name,
@@ -44,27 +69,31 @@ def _table(base: Measured, tuned: Measured) -> None:
             f"{c.difference:+.3f}",
             f"[{c.low:+.3f}, {c.high:+.3f}]" if math.isfinite(c.low) else f"{c.rows} rows: too few",
             f"{100 * c.difference / c.base:+.1f} %" if c.base else "-",
-            c.verdict,
+            section.words(c),
         )
-        for c in found
+        for c in section.comparisons
     ]
     columns = ("metric", "base", "tuned", "change", "95 % interval", "in %", "verdict")
-    show.table(
-        f"{base.file}: {max((c.rows for c in found), default=0)} rows (paired bootstrap over rows)", columns, rows
-    )
-    if not any(c.name == "loss" for c in found):
+    most = max((c.rows for c in section.comparisons), default=0)
+    show.table(f"{section.file}: {most} rows (paired bootstrap over rows){section.against}", columns, rows)
+    if not any(c.name == "loss" for c in section.comparisons):
         show.console.print("  no loss: the two models do not see the same tokens (tokenizer or chat template differ)")
+    for name, value, c in section.worse:
+        show.console.print(
+            f"  worse where {name} is {value}: {c.name} {c.difference:+.3f}, {c.rows} rows", markup=False
+        )
 
 
-def _side_by_side(base: Measured, tuned: Measured, count: int) -> None:
+def _side_by_side(section: Section, count: int) -> None:
     from rich.text import Text
 
     from luthier.cli.show import console
-    from luthier.evaluate.measure import answers_of_both
 
-    pairs = answers_of_both(base, tuned)
-    for first, second in pairs[:: max(len(pairs) // max(count, 1), 1)][:count]:
-        console.print(Text.assemble(("question  ", "bold"), first.question.prompt.question))
-        console.print(Text.assemble(("base      ", "yellow"), first.answer))
-        console.print(Text.assemble(("tuned     ", "green"), second.answer))
-        console.print(Text.assemble(("expected  ", "dim"), first.question.reference), "")
+    for change in section.changes[:count]:
+        console.print(Text.assemble((f"{change.where}  ", "bold"), change.question))
+        for name, style, words in (
+            ("base      ", "yellow", change.base), ("tuned     ", "green", change.tuned),
+            ("expected  ", "dim", change.reference),
+        ):  # fmt: skip
+            console.print(Text.assemble((name, style), words))
+        console.print(Text.assemble(("changed   ", "dim"), change.scores), "")

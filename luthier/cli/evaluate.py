@@ -1,10 +1,10 @@
-"""`luthier evaluate MODEL --data FILE`: loss and scored answers of one model."""
+"""`luthier evaluate MODEL --data FILE`: what one model does with files of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +13,26 @@ from luthier.config import EvaluateConfig, ModelConfig
 if TYPE_CHECKING:
     from luthier.evaluate.measure import Measured
 
-ALL_METRICS = "exact_match,token_f1,chrf"
+ALL_METRICS = "exact_match,token_f1,chrf,json,tool_calls"
 Data = Annotated[list[str], typer.Option("--data", help="A file of rows; may be given several times.", metavar="FILE")]
-Metrics = Annotated[str, typer.Option(help="Metrics of generated answers, separated by commas; '' for loss only.")]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        help="Metrics of generated answers, separated by commas; FILE.py or FILE.py:FUNCTION is one of yours, whose "
+        "code runs; '' for none. `luthier plugins` lists them."
+    ),
+]
 NewTokens = Annotated[int, typer.Option(help="Longest generated answer in tokens.", min=1)]
 Limit = Annotated[int | None, typer.Option(help="Generate answers to at most so many rows of a file.", min=1)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A setting of how it is measured, for example choice.by=text, choice.shots=5, bleu.tokenize=zh or "
+        "samples=10.",
+        metavar="KEY=VALUE",
+    ),
+]
 
 
 def evaluate(
@@ -29,45 +44,55 @@ def evaluate(
     metrics: Metrics = ALL_METRICS,
     max_new_tokens: NewTokens = 128,
     limit: Limit = None,
+    overrides: Overrides = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", help="Write every answer to this .jsonl file.")
+        str | None,
+        typer.Option(
+            "-o", "--output", help="Write what was found of every row to this .jsonl file; goes on if killed."
+        ),
     ] = None,
 ) -> None:
-    """Measure one model on files of rows."""
-    import json
-
+    """Measure one model on files of rows: loss, choices, pairs and answers, whatever the rows are made for."""
     from luthier.cli import show
-    from luthier.system.files import write_text
 
-    rows: list[dict[str, object]] = []
-    for measured in measure_with_bar(model, data, settings(metrics, max_new_tokens, limit)):
-        values = {"rows": float(len(measured.examples)), "loss": measured.loss}
-        for name in measured.answered[0].scores if measured.answered else ():
-            values[name] = sum(row.scores[name] for row in measured.answered) / len(measured.answered)
+    config = settings(metrics, max_new_tokens, limit, overrides or ())
+    for measured in measure_with_bar(model, data, config, output=output):
+        rows = len({record.row for record in measured.records})
         show.console.print(f"[bold]{measured.file}[/]")
-        show.metrics(values)
-        rows += _answers(measured)
+        show.metrics({"rows": float(rows), **measured.metrics})
+        _slices(measured)
     if output:
-        write_text(Path(output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        show.console.print(f"answers  {output}", markup=False)
+        show.console.print(f"rows  {output}", markup=False)
 
 
-def settings(metrics: str, max_new_tokens: int, limit: int | None) -> EvaluateConfig:
-    """The options of a verb as the config's section; raises ConfigError for an unknown metric."""
-    from luthier.config import parse_section
+def settings(metrics: str, max_new_tokens: int, limit: int | None, overrides: Sequence[str]) -> EvaluateConfig:
+    """The options of a verb as the config's section; raises ConfigError for an unknown metric or setting."""
+    from luthier.config import apply_override, parse_section
 
-    names = [name.strip() for name in metrics.split(",") if name.strip()]
-    return parse_section(
-        EvaluateConfig, {"metrics": names, "max_new_tokens": max_new_tokens, "limit": limit}, source="options"
-    )
+    chosen = [_metric(name.strip()) for name in metrics.split(",") if name.strip()]
+    kinds = [{"type": name} for name in ("loss", "choice", "pairwise", "generate")]
+    tree = {"metrics": chosen, "max_new_tokens": max_new_tokens, "limit": limit, "kinds": kinds}
+    parts = {part["type"]: part for part in (*chosen, *kinds)}
+    for override in overrides:
+        first, _, rest = override.partition(".")
+        apply_override(parts.get(first, tree), rest if first in parts else override)
+    return parse_section(EvaluateConfig, tree, source="options")
 
 
-def measure_with_bar(model: str, files: list[str], config: EvaluateConfig) -> list[Measured]:
+def _metric(name: str) -> dict[str, Any]:
+    """A metric by its name, or by the file that has it."""
+    path, _, function = name.partition(".py")
+    own = {"type": "python", "path": f"{path}.py", **({"function": function[1:]} if function else {})}
+    return own if ".py" in name else {"type": name}
+
+
+def measure_with_bar(
+    model: str, files: list[str], config: EvaluateConfig, *, output: str | None = None
+) -> list[Measured]:
     """Measure with a progress bar; says which rows could not be used."""
     from luthier.cli import show
 
     show.share_cores()
-    from luthier.evaluate.evaluator import Evaluator
     from luthier.evaluate.measure import measure
     from luthier.models.load import ModelLoader
 
@@ -78,16 +103,24 @@ def measure_with_bar(model: str, files: list[str], config: EvaluateConfig) -> li
             bar.update(task, total=work, completed=0, note=file)
             return lambda done: bar.advance(task, done)
 
-        results = measure(ModelLoader(), Evaluator(), ModelConfig(path=model), files, config, on_file=on_file)
+        path = Path(output) if output else None
+        results = measure(ModelLoader(), ModelConfig(path=model), files, config, on_file=on_file, output=path)
     for result in results:
         for row in result.dropped:
             show.console.print(f"  left out {row}", markup=False)
     return results
 
 
-def _answers(measured: Measured) -> list[dict[str, object]]:
-    """Every answer with its question, what the row says, and the scores."""
-    return [
-        {"question": a.question.prompt.question, "reference": a.question.reference, "answer": a.answer, **a.scores}
-        for a in measured.answered
-    ]
+def _slices(measured: Measured) -> None:
+    """Each metric by source, language, length and subject of the rows, where there are several."""
+    from luthier.cli import show
+    from luthier.evaluate.records import by_slice, totals
+
+    for name, groups in by_slice(measured.records).items():
+        found: Mapping[str, Mapping[str, float]] = {value: totals(records) for value, records in groups.items()}
+        columns = list(dict.fromkeys(metric for values in found.values() for metric in values))
+        rows = [
+            (value, len({r.row for r in groups[value]}), *(show.number(v[c]) if c in v else "" for c in columns))
+            for value, v in found.items()
+        ]
+        show.table(f"by {name}", (name, "rows", *columns), rows)

@@ -73,6 +73,19 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Choices(Conversation):
+    """A question with options, as the conversation that is learnt from it: asked with lettered options, it is a letter.
+
+    `stem` is the question alone, `right` the number of the right option, from 0.
+    """
+
+    stem: str = ""
+    options: tuple[str, ...] = ()
+    right: int = 0
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """Plain text without roles."""
 

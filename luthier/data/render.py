@@ -175,6 +175,15 @@ class Renderer:
         weights[np.flatnonzero(ids != padding)[-1]] = 1
         return Tokens(ids, weights)
 
+    def continued(self, before: str, said: str, *, special: bool) -> Tokens:
+        """A text as it stands and how it goes on, which is supervised; `special`: the tokenizer may add its start."""
+        head, whole = (
+            list(self.tokenizer(text, add_special_tokens=special)["input_ids"]) for text in (before, before + said)
+        )
+        rest = whole[len(head) :] if whole[: len(head)] == head else self.encode(said)
+        weights = np.repeat(np.asarray([0, 1], np.float32), [len(head), len(rest)])
+        return Tokens(np.asarray(head + rest, np.int32), weights)
+
     # ---- one turn ----------------------------------------------------------------------------------------------
 
     def _turn(self, conversation: Conversation, index: int) -> _Turn:

@@ -30,7 +30,7 @@ class Pipeline(Cut):
         self.allow(config.train, "optimizer", ("adamw", "lion"), "parallel: fsdp")
         if config.objective.type == "reward":
             raise UserError("parallel: pipeline has no head of one number at its end; write parallel: fsdp")
-        if config.evaluate.metrics:
+        if config.evaluate.metrics or config.evaluate.kinds:
             raise UserError(
                 "evaluate.metrics: a model whose layers are on several processes answers nothing; measure the tuned "
                 "one with: luthier evaluate"

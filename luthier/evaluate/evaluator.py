@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.config import EvaluateConfig
 from luthier.data.pack import Example, Layout
 from luthier.data.render import Renderer
 from luthier.distributed.strategy import Strategy
-from luthier.evaluate.generate import Answered, answer_all, question
+from luthier.evaluate.kinds import Generate
 from luthier.evaluate.loss import objective_loss
-from luthier.evaluate.metrics import Metric
-from luthier.inference.engine import Sampling
-from luthier.inference.hf import HfEngine
+from luthier.evaluate.measure import measured, subject_of
+from luthier.evaluate.records import Journal, Rows, totals
 from luthier.models.output import Forward
 from luthier.objectives.base import Objective
+from luthier.system.hardware import micro_batch_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +40,7 @@ class EvaluatorLike(Protocol):
     def answers(
         self, model: PreTrainedModel, renderer: Renderer, examples: Sequence[Example], config: EvaluateConfig
     ) -> dict[str, float]:
-        """Measurements of generated answers."""
+        """Measurements of answers, and of what else was asked for."""
 
 
 class Evaluator:
@@ -63,22 +63,8 @@ class Evaluator:
     def answers(
         self, model: PreTrainedModel, renderer: Renderer, examples: Sequence[Example], config: EvaluateConfig
     ) -> dict[str, float]:
-        """The mean of each configured metric over generated answers."""
-        rows = self.answered(model, renderer, examples, config)
-        names = [metric.type for metric in config.metrics]
-        return {name: sum(row.scores[name] for row in rows) / len(rows) for name in names} if rows else {}
-
-    def answered(
-        self,
-        model: PreTrainedModel,
-        renderer: Renderer,
-        examples: Sequence[Example],
-        config: EvaluateConfig,
-        *,
-        on_answers: Callable[[int], object] = lambda done: None,
-    ) -> list[Answered]:
-        """Greedy answers to the questions among the rows, with their scores."""
-        found = [asked for example in examples if (asked := question(example.content)) is not None]
-        metrics = [cast(Metric, metric) for metric in config.metrics]
-        sampling = Sampling(max_new_tokens=config.max_new_tokens)
-        return answer_all(HfEngine(model, renderer), found[: config.limit], metrics, sampling, on_answers=on_answers)
+        """The configured metrics of generated answers, and what the configured kinds find."""
+        config = config.model_copy(update={"kinds": [*config.kinds, Generate()]})
+        subject = subject_of(model, renderer, config, micro_batch_tokens("auto", model.device.type))
+        records = measured(subject, Rows("held out", examples), Journal(None, {}), lambda file, work: lambda done: None)
+        return totals(records)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,34 +16,25 @@ from luthier.objectives.base import Objective
 
 @dataclass(frozen=True, slots=True)
 class RowLoss:
-    """The negative log-likelihood of one row's supervised tokens, in nats, and how many they are."""
+    """The negative log-likelihood of a sequence's supervised tokens, in nats, and how many they are."""
 
     total: float
     tokens: int
 
 
-def row_losses(
-    model: nn.Module,
-    forward: Forward,
-    examples: Sequence[Example],
-    layout: Layout,
-    *,
-    on_rows: Callable[[int], object] = lambda count: None,
-) -> list[RowLoss]:
-    """The loss of each example, in order. The model is put into evaluation mode."""
-    losses = [RowLoss(0.0, 0)] * len(examples)
-    device = next(model.parameters()).device
+def sequence_losses(
+    model: nn.Module, forward: Forward, examples: Sequence[Example], layout: Layout
+) -> list[list[RowLoss]]:
+    """The loss of each sequence of each example, in one forward pass. The model is put into evaluation mode."""
+    batch = lay_out(examples, layout).to(next(model.parameters()).device)
     model.eval()
-    for group in plan([layout.size(example) for example in examples], layout, ranks=1)[0]:
-        batch = lay_out([examples[i] for i in group], layout).to(device)
-        with torch.no_grad():
-            logprobs = forward(model, batch).logprobs(batch.targets).double().cpu()
-        owner = torch.tensor([segment.example for segment in batch.segments])[batch.targets.segment.cpu()]
-        for place, i in enumerate(group):
-            mine = owner == place
-            losses[i] = RowLoss(-float(logprobs[mine].sum()), int(mine.sum()))
-        on_rows(len(group))
-    return losses
+    with torch.no_grad():
+        logprobs = forward(model, batch).logprobs(batch.targets).double().cpu()
+    owner, result = batch.targets.segment.cpu(), list[list[RowLoss]]([] for _ in examples)
+    for number, segment in enumerate(batch.segments):
+        mine = logprobs[owner == number]
+        result[segment.example].append(RowLoss(-float(mine.sum()), len(mine)))
+    return result
 
 
 def objective_loss(
@@ -75,8 +66,3 @@ def objective_loss(
     sums = strategy.measure(model, batches(examples), measured)
     units = sums.pop("")
     return {name: value / max(units, 1) for name, value in sums.items()}
-
-
-def mean_loss(losses: Sequence[RowLoss]) -> float:
-    """Nats per supervised token over all rows."""
-    return sum(loss.total for loss in losses) / max(sum(loss.tokens for loss in losses), 1)

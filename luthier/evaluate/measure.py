@@ -1,22 +1,24 @@
-"""One model on one data file: the loss of every row, and scored answers where asked."""
+"""One model on data files: every kind of evaluation on the rows it is made for."""
 
 from __future__ import annotations
 
 import gc
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 from luthier.config import DataConfig, EvaluateConfig, ModelConfig, SourceConfig
-from luthier.data.conversation import Content, Text, conversations
+from luthier.curate.likelihood import answered
+from luthier.data.conversation import Content, Task, Text
 from luthier.data.pack import Example, Layout
 from luthier.data.processor import DataProcessor
 from luthier.data.render import Renderer, Tokens
-from luthier.evaluate.compare import Comparison, Scores, compare
-from luthier.evaluate.evaluator import Evaluator
-from luthier.evaluate.generate import Answered
-from luthier.evaluate.loss import RowLoss, mean_loss, row_losses
+from luthier.errors import RowError
+from luthier.evaluate.kinds import Kind, Subject, require_places
+from luthier.evaluate.records import Journal, Record, Rows, totals
+from luthier.inference.hf import HfEngine
+from luthier.models.find import find
 from luthier.models.load import ModelLoader, packs
 from luthier.models.output import Forward
 from luthier.system.hardware import micro_batch_tokens
@@ -24,135 +26,131 @@ from luthier.system.hardware import micro_batch_tokens
 UNLIMITED_TOKENS = 2**31 - 1
 """Rows are measured whole: nothing is cut off from what a model is judged by."""
 
+OnFile = Callable[[str, int], Callable[[int], object]]
+"""Told a file and the work ahead; returns what counts it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A file's rows with their losses and answers under one model."""
+    """What one model was found to do with the rows of a file, and the rows that it cannot use."""
 
     file: str
-    examples: list[Example]
-    losses: list[RowLoss]
-    answered: list[Answered]
+    records: list[Record]
     dropped: list[str]
 
     @property
-    def loss(self) -> float:
-        """Nats per supervised token over all rows."""
-        return mean_loss(self.losses)
+    def metrics(self) -> dict[str, float]:
+        """Each metric over all rows."""
+        return totals(self.records)
 
 
 def measure(
     models: ModelLoader,
-    evaluator: Evaluator,
     model: ModelConfig,
     files: Sequence[str],
     config: EvaluateConfig,
     *,
-    on_file: Callable[[str, int], Callable[[int], object]] = lambda file, work: lambda done: None,
+    on_file: OnFile = lambda file, work: lambda done: None,
+    output: Path | None = None,
 ) -> list[Measured]:
-    """Load a model once and measure it on files; `on_file` is told the work ahead and returns what counts it.
+    """Load a model once and measure it on files. What is written to `output` goes on where it was killed.
 
     Raises:
-        UserError: the model or a file cannot be read.
+        UserError: the model or a file cannot be read, or settings do not fit the rows.
     """
     renderer = models.renderer(model)
     rendered = [rows_of(file, renderer) for file in files]
     loaded = models.load_for_use(model)
-    forward = Forward(loaded)
-    layout = Layout(
-        packing=packs(loaded),
-        tokens=micro_batch_tokens("auto", next(loaded.parameters()).device.type),
-        pad_id=renderer.tokenizer.pad_token_id or 0,
-    )
+    device = next(loaded.parameters()).device.type
+    subject = subject_of(loaded, renderer, config, micro_batch_tokens("auto", device))
+    journal = Journal(output, _about(model, files, config) if output else {})
     results = []
     for file, (every, unusable) in zip(files, rendered, strict=True):
-        examples, too_long = _within(every, loaded.config.get_text_config())
-        asked = min(len(examples), config.limit or len(examples)) if config.metrics else 0
-        done = on_file(file, len(examples) + asked)
-        losses = row_losses(loaded, forward, examples, layout, on_rows=done)
-        answers = evaluator.answered(loaded, renderer, examples, config, on_answers=done) if config.metrics else []
-        results.append(Measured(file, examples, losses, answers, [*unusable, *too_long]))
-    del loaded, forward
+        examples, too_long = _within(every, loaded)
+        rows = Rows(file, examples)
+        records = measured(subject, rows, journal, on_file)
+        results.append(Measured(file, records, [*unusable, *too_long, *subject.dropped]))
+        subject.dropped.clear()
+    journal.finish(record for result in results for record in result.records)
+    del loaded, subject
     gc.collect()
     return results
+
+
+def subject_of(model: Any, renderer: Renderer, config: EvaluateConfig, tokens: int) -> Subject:
+    """A loaded model, ready to be measured with so many tokens at once."""
+    layout = Layout(packing=packs(model), tokens=tokens, pad_id=renderer.tokenizer.pad_token_id or 0)
+    return Subject(model, renderer, Forward(model), layout, HfEngine(model, renderer), config)
+
+
+def measured(subject: Subject, rows: Rows, journal: Journal, on_file: OnFile) -> list[Record]:
+    """The records of a file's rows, kind by kind, each in the order of the file; what the journal has is not done."""
+    work = []
+    for kind in cast(list[Kind], subject.config.kinds):
+        mine = [i for i, row in enumerate(rows.examples) if kind.takes(row.content)]
+        for group, find_out in kind.portions([rows.examples[i] for i in mine], subject):
+            work.append((kind.type, [mine[place] for place in group], find_out))
+    done = on_file(rows.file, sum(len(group) for _, group, _ in work))
+    order: list[tuple[str, int]] = []
+    for kind_name, group, find_out in work:
+        if not all((rows.file, kind_name, rows.names[i]) in journal.records for i in group):
+            found = zip(group, find_out(), strict=True)
+            journal.add(rows.record(i, kind_name, one) for i, one in found)
+        order += [(kind_name, i) for i in group]
+        done(len(group))
+    kinds = list(dict.fromkeys(name for name, _ in order))
+    order.sort(key=lambda one: (kinds.index(one[0]), one[1]))
+    return [journal.records[rows.file, name, rows.names[i]] for name, i in order]
 
 
 def rows_of(file: str, renderer: Renderer) -> tuple[Sequence[Example], list[str]]:
     """The rendered rows of one file, conversations and plain texts alike, and the rows that could not be used."""
     config = DataConfig(train=[SourceConfig(path=file)], held_out=0.0, max_length=UNLIMITED_TOKENS)
-    data = DataProcessor().prepare(
-        config,
-        renderer,
-        _Anything(),
-    )
+    data = DataProcessor().prepare(config, renderer, _Anything())
     dropped = [f"{e.file}:{e.line}: {e.detail}" for e in data.ledger.of("dropped")]
     return data.train, dropped
 
 
-def _within(examples: Sequence[Example], config: Any) -> tuple[list[Example], list[str]]:
-    """The rows that fit into the positions a model knows, and the others by name: beyond them it answers noise."""
-    places = getattr(config, "max_position_embeddings", None) or UNLIMITED_TOKENS
-    longest = [max(map(len, example.sequences)) for example in examples]
-    fitting = [example for example, length in zip(examples, longest, strict=True) if length <= places]
-    return fitting, [
-        f"{example.origin}: {length} tokens, the model knows {places} positions"
-        for example, length in zip(examples, longest, strict=True)
-        if length > places
-    ]
+def _about(model: ModelConfig, files: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:
+    """What a measurement is of: it goes on where nothing of this has changed."""
+    found = find(model.path)
+    places = [Path(found.location), *([found.adapter] if found.adapter else [])]
+    weights = [file for place in places for file in sorted(place.glob("*.safetensors") if place.is_dir() else [place])]
+    return {
+        "model": model.model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
+        "files": [_state(Path(name)) for name in files] + [_state(file) for file in weights],
+    }
+
+
+def _state(file: Path) -> list[Any]:
+    there = file.stat() if file.exists() else None
+    return [str(file), there and there.st_size, there and there.st_mtime_ns]
+
+
+def _within(examples: Sequence[Example], model: Any) -> tuple[list[Example], list[str]]:
+    """The rows that fit into the positions a model knows, and the others by name."""
+    fitting, others = list[Example](), list[str]()
+    for example in examples:
+        try:
+            require_places(example, model)
+            fitting.append(example)
+        except RowError as error:
+            others.append(f"{example.origin}: {error.detail}")
+    return fitting, others
 
 
 class _Anything:
     """Renders what a file holds: answers to questions, or whole texts; of two answers the better one."""
 
     joint: ClassVar[bool] = False
-    online: ClassVar[bool] = False
+    online: ClassVar[bool] = True
+    """Rows may only ask: those are answered, and have no loss."""
 
     def sequences(self, content: Content, renderer: Renderer) -> list[Tokens]:
         """The sequences to be measured."""
-        if isinstance(content, Text):
-            return [renderer.whole(content)]
-        return renderer.conversation(conversations(content)[0])
-
-
-def compare_measured(base: Measured, tuned: Measured) -> list[Comparison]:
-    """Every metric of two models on the rows of one file that both can use. Loss only where both see the same tokens.
-
-    One model's chat template may refuse rows that the other's takes; such rows are in `Measured.dropped`.
-    """
-    result = []
-    rows = _in_both([e.content_id for e in base.examples], [e.content_id for e in tuned.examples])
-    if rows and all(_tokens(base.examples[i]) == _tokens(tuned.examples[j]) for i, j in rows):
-        per = [float(base.losses[i].tokens) for i, _ in rows]
-        totals = [base.losses[i].total for i, _ in rows], [tuned.losses[j].total for _, j in rows]
-        result.append(compare(Scores("loss", *totals, per, higher_is_better=False)))
-    asked = answers_of_both(base, tuned)
-    for name in base.answered[0].scores if asked else ():
-        columns = [first.scores[name] for first, _ in asked], [second.scores[name] for _, second in asked]
-        result.append(compare(Scores(name, *columns, [1.0] * len(asked), higher_is_better=True)))
-    return result
-
-
-def answers_of_both(base: Measured, tuned: Measured) -> list[tuple[Answered, Answered]]:
-    """The answers of two models to the questions that both were asked."""
-    keys = ([(a.question.prompt.content_id, a.question.reference) for a in m.answered] for m in (base, tuned))
-    return [(base.answered[i], tuned.answered[j]) for i, j in _in_both(*keys)]
-
-
-def _in_both(one: Iterable[Hashable], other: Iterable[Hashable]) -> list[tuple[int, int]]:
-    """Where each row stands in both lists; equal rows are paired in their order."""
-    here, there = _places(one), _places(other)
-    return [(place, there[key]) for key, place in here.items() if key in there]
-
-
-def _places(rows: Iterable[Hashable]) -> dict[tuple[Hashable, int], int]:
-    seen: Counter[Hashable] = Counter()
-    places = {}
-    for place, row in enumerate(rows):
-        places[row, seen[row]] = place
-        seen[row] += 1
-    return places
-
-
-def _tokens(example: Example) -> list[tuple[list[int], list[bool]]]:
-    """What a loss is a sum over: the ids, and which are supervised."""
-    return [(sequence.ids.tolist(), (sequence.weights > 0).tolist()) for sequence in example.sequences]
+        learnt = answered(content)
+        if isinstance(content, Task) and learnt is None:
+            return [Tokens.unsupervised(renderer.prompt(content.asked.messages, content.asked.tools))]
+        assert learnt is not None
+        return [renderer.whole(learnt)] if isinstance(learnt, Text) else renderer.conversation(learnt)

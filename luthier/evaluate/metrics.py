@@ -1,5 +1,8 @@
-"""Metrics of a generated answer against a reference, each a part with `score` in [0, 1], higher is better.
+"""Metrics of generated answers. Each turns the answers to one question into numbers that are summed over rows.
 
+What it does: `score` from 0 to 1, higher is better, which is averaged; or, where a metric of many rows is no mean of
+theirs (BLEU), `statistics` to be summed and `total`, which makes the metric of the sums.
+What it must not know: models, files, other rows.
 To add one: a class with `score`, one line in `plugins.BUILT_IN["metric"]` (or an entry point `luthier.metric`).
 """
 
@@ -9,26 +12,53 @@ import re
 import string
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier import plugins
+from luthier.evaluate.question import Question
 from luthier.plugins import Part
+
+Sums = NDArray[np.float64]
+"""Sums of statistics `[..., K]`; of those that are scores `[..., 2]`: the scores, and how many they are."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
-@runtime_checkable
-class Metric(Protocol):
-    """The config part of a metric."""
+def mean(sums: Sums) -> Sums:
+    """The first statistic per the second."""
+    return np.divide(sums[..., 0], sums[..., 1])
 
-    type: str
+
+def total_of(name: str) -> Callable[[Sums], Sums]:
+    """How the statistics of a metric, by its name in results, become its value."""
+    return plugins.load("metric", name).total if name in plugins.names("metric") else mean
+
+
+class Metric(Part):
+    """Base of the metrics."""
+
+    @staticmethod
+    def total(sums: Sums) -> Sums:
+        """The metric, of statistics summed over rows."""
+        return mean(sums)
 
     def score(self, answer: str, reference: str) -> float:
-        """How well the answer matches the reference, from 0 to 1."""
+        """How well an answer matches the reference, from 0 to 1."""
+        raise NotImplementedError
+
+    def statistics(self, answers: Sequence[str], asked: Question) -> dict[str, list[float]]:
+        """Numbers to be summed over rows, by the name of the result; nothing where the metric does not apply."""
+        scores = [self.score(answer, asked.reference) for answer in answers] if asked.reference.strip() else []
+        return {self.type: [sum(scores) / len(scores), 1.0]} if scores else {}
 
 
-class ExactMatch(Part):
+class ExactMatch(Metric):
     """1 when answer and reference are equal but for case, punctuation, articles and spaces (SQuAD's normalisation)."""
 
     type: Literal["exact_match"] = "exact_match"
@@ -38,7 +68,7 @@ class ExactMatch(Part):
         return float(normalised(answer) == normalised(reference))
 
 
-class TokenF1(Part):
+class TokenF1(Metric):
     """Overlap of words (characters in Chinese and Japanese) as F1 (Rajpurkar et al. 2016, arXiv:1606.05250)."""
 
     type: Literal["token_f1"] = "token_f1"
@@ -48,25 +78,84 @@ class TokenF1(Part):
         given, expected = words(answer), words(reference)
         if not given or not expected:
             return float(given == expected)
-        common = sum((Counter(given) & Counter(expected)).values())
-        return 2 * common / (len(given) + len(expected))
+        return _f1(sum((Counter(given) & Counter(expected)).values()), len(given), len(expected))
 
 
-class ChrF(Part):
-    """Character n-gram F-score (Popovic 2015, W15-3049), by sacrebleu."""
+class Rouge(Metric):
+    """ROUGE-1, -2 and -L as F1 (Lin 2004, W04-1013), as rouge-score has them; Chinese and Japanese by the character."""
+
+    type: Literal["rouge"] = "rouge"
+
+    def statistics(self, answers: Sequence[str], asked: Question) -> dict[str, list[float]]:
+        """The three of them, each as a mean over answers."""
+        if not asked.reference.strip():
+            return {}
+        expected, found = rouge_tokens(asked.reference), [rouge_tokens(answer) for answer in answers]
+        kinds = {
+            "rouge1": lambda given: _ngrams(given, expected, 1),
+            "rouge2": lambda given: _ngrams(given, expected, 2),
+        }
+        kinds["rougeL"] = lambda given: _f1(_subsequence(given, expected), len(given), len(expected))
+        return {name: [sum(map(score, found)) / len(found), 1.0] for name, score in kinds.items()}
+
+
+class SacreBleu(Metric):
+    """Base of what sacrebleu computes: of the sums over all rows, divided by 100."""
+
+    def statistics(self, answers: Sequence[str], asked: Question) -> dict[str, list[float]]:
+        """What sacrebleu counts in the first answer."""
+        if not asked.reference.strip():
+            return {}
+        (counts,) = self.opened()._extract_corpus_statistics(answers[:1], [[asked.reference]])
+        return {self.type: [float(count) for count in counts]}
+
+    def score(self, answer: str, reference: str) -> float:
+        """The metric of a single sentence."""
+        return float(self.opened().sentence_score(answer, [reference]).score) / 100
+
+    def opened(self) -> Any:
+        """sacrebleu's own object."""
+        raise NotImplementedError
+
+
+class ChrF(SacreBleu):
+    """Character n-gram F-score (Popovic 2015, W15-3049): chrF2."""
 
     type: Literal["chrf"] = "chrf"
 
-    def score(self, answer: str, reference: str) -> float:
-        """sacrebleu's sentence chrF2, divided by 100."""
-        return float(_chrf().sentence_score(answer, [reference]).score) / 100
+    def opened(self) -> Any:
+        """Made once."""
+        return _sacrebleu("CHRF", "")
+
+    @staticmethod
+    def total(sums: Sums) -> Sums:
+        """chrF of summed counts."""
+        return np.apply_along_axis(lambda one: _sacrebleu("CHRF", "")._compute_f_score(one) / 100, -1, sums)
+
+
+class Bleu(SacreBleu):
+    """BLEU (Papineni et al. 2002, P02-1040)."""
+
+    type: Literal["bleu"] = "bleu"
+    tokenize: Literal["13a", "zh", "char", "intl", "none"] = "13a"
+    """How sacrebleu cuts words; `zh` for Chinese."""
+
+    def opened(self) -> Any:
+        """Made once."""
+        return _sacrebleu("BLEU", self.tokenize)
+
+    @staticmethod
+    def total(sums: Sums) -> Sums:
+        """BLEU of summed counts."""
+        bleu = _sacrebleu("BLEU", "13a")
+        return np.apply_along_axis(lambda one: bleu._compute_score_from_stats(list(one)).score / 100, -1, sums)
 
 
 @cache
-def _chrf() -> Any:
-    from sacrebleu.metrics import CHRF
+def _sacrebleu(name: str, tokenize: str) -> Any:
+    from sacrebleu import metrics
 
-    return CHRF()
+    return getattr(metrics, name)(**({"tokenize": tokenize, "force": True} if tokenize else {}))
 
 
 def normalised(text: str) -> str:
@@ -80,3 +169,27 @@ def normalised(text: str) -> str:
 def words(text: str) -> list[str]:
     """Normalised words; each Chinese or Japanese character counts as one."""
     return _WIDE.sub(lambda match: f" {match[0]} ", normalised(text)).split()
+
+
+def rouge_tokens(text: str) -> list[str]:
+    """Runs of English letters and digits in lower case, and single Chinese or Japanese characters."""
+    return re.findall(rf"[a-z0-9]+|{_WIDE.pattern}", text.lower())
+
+
+def _ngrams(given: Sequence[str], expected: Sequence[str], n: int) -> float:
+    one, other = (Counter(zip(*(side[i:] for i in range(n)), strict=False)) for side in (given, expected))
+    return _f1(sum((one & other).values()), sum(one.values()), sum(other.values()))
+
+
+def _subsequence(one: Sequence[str], other: Sequence[str]) -> int:
+    """The length of the longest common subsequence."""
+    row = [0] * (len(other) + 1)
+    for token in one:
+        before = row[:]
+        for place, there in enumerate(other, 1):
+            row[place] = before[place - 1] + 1 if token == there else max(before[place], row[place - 1])
+    return row[-1]
+
+
+def _f1(common: int, given: int, expected: int) -> float:
+    return 2 * common / (given + expected) if common else 0.0

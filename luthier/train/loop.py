@@ -13,7 +13,7 @@ from luthier.system.signals import StopRequest
 from luthier.train.memory import held
 from luthier.train.observers.base import Progress
 from luthier.train.state import State, random_state, restore_random_state
-from luthier.train.step import Job, Skipped, evaluated, run_step
+from luthier.train.step import Job, Skipped, evaluated, run_step, settled
 
 
 class TrainerLike(Protocol):
@@ -40,7 +40,7 @@ class Trainer:
         asked, trouble = False, None
         with StopRequest() as stop:
             steps = job.loader.steps(epoch=state.epoch, position=state.position)
-            while state.step < job.total_steps and not asked and not trouble:
+            while state.step < job.total_steps and not asked and not trouble and not settled(job, state):
                 try:
                     outcome = _made(job, state, _next(job, state, steps))  # what is not made is not prepared either
                 except _Stuck as stuck:
@@ -60,6 +60,9 @@ class Trainer:
                 state = outcome.state
                 wants = [observer.on_step(outcome) for observer in job.observers]
                 asked = job.trained.strategy.any(stop.requested or any(wants))
+        if state.step < job.total_steps and settled(job, state):
+            _notice(job, state, f"training ends: no better {job.settings.best_metric} since step {state.better_step}")
+            asked = False
         for observer in job.observers:
             observer.on_end(state)
         if trouble:

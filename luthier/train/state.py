@@ -12,7 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Finished steps, tokens seen, the place in the data, and the best held-out loss so far with its step."""
+    """Finished steps, tokens seen, the place in the data, and the best held-out loss so far with its step.
+
+    Where another measurement chooses the best, and more of it is better, `best_loss` is its negative.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -20,6 +23,8 @@ class State:
     position: int = 0
     best_loss: float | None = None
     best_step: int | None = None
+    better_step: int | None = None
+    """The last step that was better than all before it, where `best_step` may be one that was as good."""
     usual_norm: float = 0.0
     """Running mean of the gradient norm."""
     skipped: int = 0
@@ -48,7 +53,12 @@ class State:
     def judged(self, loss: float) -> State:
         """With an evaluation taken into account; of equal losses the later counts, of rewards there are often some."""
         better = not math.isnan(loss) and (self.best_loss is None or loss <= self.best_loss)
-        return replace(self, best_loss=loss, best_step=self.step) if better else self
+        new = better and loss != self.best_loss
+        return (
+            replace(self, best_loss=loss, best_step=self.step, better_step=self.step if new else self.better_step)
+            if better
+            else self
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; floats survive exactly."""

@@ -18,9 +18,10 @@ from luthier.config import TrainConfig
 from luthier.data.loader import LoaderLike, Step
 from luthier.data.pack import Batch
 from luthier.distributed.strategy import LossOf, Strategy
-from luthier.errors import OutOfMemory
+from luthier.errors import ConfigError, OutOfMemory, Problem
 from luthier.models.output import Forward
 from luthier.objectives.base import Objective
+from luthier.plugins import suggestion
 from luthier.system.hardware import is_out_of_memory
 from luthier.train.checkpoint import Trained
 from luthier.train.memory import held
@@ -197,4 +198,14 @@ def evaluated(job: Job, progress: Progress) -> Progress:
     job.model.eval()
     with evaluation_weights(job.trained.optimizer):
         evaluation = job.evaluate()
-    return replace(progress, state=state.judged(evaluation["loss"]), evaluation=evaluation)
+    name = job.settings.best_metric
+    if name not in evaluation:
+        raise ConfigError([Problem("train.best_metric", f"not measured: {name!r}; {suggestion(name, evaluation)}")])
+    lower = name.endswith(("loss", "perplexity", "kl"))
+    return replace(progress, state=state.judged(evaluation[name] * (1 if lower else -1)), evaluation=evaluation)
+
+
+def settled(job: Job, state: State) -> bool:
+    """Whether so many evaluations were no better that training ends; told by the state, so that a resumed run knows."""
+    patience, every = job.settings.patience, job.evaluate_every
+    return bool(patience and every and state.better_step and state.step >= state.better_step + patience * every)

@@ -53,11 +53,12 @@ def test_train_then_look_at_the_result(luthier: Command, tiny: Path) -> None:
 
     measured = done(luthier("evaluate", "run", "--data", "rows.jsonl", "--limit", 3, "-o", "answers.jsonl"))
     assert "exact_match" in measured and "chrf" in measured
-    answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
-    assert len(answers) == 3 and answers[0]["reference"] == "It is 0."
+    found = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    answers = [record for record in found if record["kind"] == "generate"]
+    assert len(found) == 16 + 3 and len(answers) == 3 and answers[0]["reference"] == "It is 0."
 
     again = done(luthier("evaluate", "run", "--data", "rows.jsonl", "--limit", 2, "-o", "answers.jsonl"))
-    assert "exact_match" in again and len(Path("answers.jsonl").read_text().splitlines()) == 2
+    assert "exact_match" in again and len(Path("answers.jsonl").read_text().splitlines()) == 16 + 2
 
     refused = luthier("train", "c.yaml", "--dry-run")
     assert refused.status == 2 and "finished run; add --restart" in refused.err
@@ -251,3 +252,22 @@ def test_augmenting(luthier: Command, tmp_path: Path, monkeypatch: pytest.Monkey
     ):
         wrong = luthier("data", "augment", "rows.csv", "--dry-run", *options)
         assert wrong.status == 2 and words in wrong.err and wrong.err.count("error:") == 1, wrong.err
+
+
+def test_comparing_several_models_writes_a_report(luthier: Command, tiny: Path, config: Any) -> None:
+    """What a row says is text on the page, which asks for nothing from elsewhere; settings reach the kinds."""
+    rows = [
+        {"question": f"<script>{i}</script>", "choices": ["</pre><b>no", "yes", "it"], "answer": i % 3}
+        for i in range(24)
+    ]
+    Path("mc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    said = done(luthier("compare", tiny, tiny, tiny, "--data", "mc.jsonl", "-o", "out", "--set", "choice.by=text"))
+    assert said.count("acc_norm") == 2 and said.count("cannot tell") >= 4
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "</pre><b>no" not in page and "http" not in page.replace("http-equiv", "")
+    assert page.count("<svg") == 6 and "&lt;script&gt;1&lt;/script&gt;" in page
+    assert "<script" not in Path("out/report.md").read_text(encoding="utf-8")
+    assert Path("out/regressions.jsonl").read_text() == "" and len(list(Path("out").glob("predictions-*.jsonl"))) == 3
+    wrong = luthier("evaluate", tiny, "--data", "mc.jsonl", "--set", "choice.by=words")
+    assert wrong.status == 2 and "kinds.1.by" in wrong.err
+    assert "two models or more" in luthier("compare", tiny, "--data", "mc.jsonl").err

@@ -12,7 +12,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.conversation import Content, Conversation, Labelled, Message, Origin, Preference, Row, Task, Text
+from luthier.data.conversation import (
+    Choices,
+    Content,
+    Conversation,
+    Labelled,
+    Message,
+    Origin,
+    Preference,
+    Row,
+    Task,
+    Text,
+)
 from luthier.data.formats.base import judged, named, recognise
 from luthier.data.formats.base import read as read_row
 from luthier.errors import AmbiguousFormat, DataError, RowError
@@ -114,8 +125,9 @@ READ: list[tuple[str, Any, Content]] = [
         ({"source": "x", "target": "a"}, "Translate:\nx"),
         ({"translation": {"en": "x", "zh-Hans": "a"}}, "Translate from English to Chinese (Hans):\nx"),
         ({"fr": "x", "en": "a", "id": "7"}, "Translate from French to English:\nx"))],
-    *[("choice", {"question": "u", **value}, Conversation((
-        Message(role="user", content="u\nA. x\nB. y\nC. z"), Message(role="assistant", content="B. y")))) for value in (
+    *[("choice", {"question": "u", **value}, Choices((
+        Message(role="user", content="u\nA. x\nB. y\nC. z"), Message(role="assistant", content="B")), (), "u",
+        ("x", "y", "z"), 1)) for value in (
         {"choices": ["x", "y", "z"], "answer": 1}, {"choices": ["x", "y", "z"], "answer": "y"},
         {"options": {"A": "x", "B": "y", "C": "z"}, "answer_idx": "B", "answer": "y"},
         {"choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}, "answerKey": "2"},
@@ -123,6 +135,9 @@ READ: list[tuple[str, Any, Content]] = [
          "answer": "(b)"},
         {"A": "x", "B": "y", "C": "z", "answer": "B"}, {"opa": "x", "opb": "y", "opc": "z", "cop": 2, "exp": "e"},
         {"choices": '["x", "y", "z"]', "answer": "1"})],
+    ("choice", {"question": "u", "choices": ["1", "2", "0"], "answer": 1}, Choices((  # counted, though one says 1
+        Message(role="user", content="u\nA. 1\nB. 2\nC. 0"), Message(role="assistant", content="B")), (), "u",
+        ("1", "2", "0"), 1)),
     ("text", {"text": " once\n"}, Text(" once\n")),
     ("text", {"text": "once", "id": 3}, Text("once")),
     ("text", "once", Text("once")),

@@ -7,11 +7,14 @@ import string
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.evaluate.metrics import ChrF, ExactMatch, TokenF1, normalised, words
+from luthier.data.conversation import Conversation
+from luthier.evaluate.metrics import Bleu, ChrF, ExactMatch, Rouge, TokenF1, normalised, rouge_tokens, total_of, words
+from luthier.evaluate.question import Question
 
 
 def squad(answer: str, reference: str) -> tuple[float, float]:
@@ -103,3 +106,35 @@ def test_chrf_equals_sacrebleu(answer: str, reference: str) -> None:
 def test_scores_lie_between_0_and_1(metric: Any, answer: str, reference: str) -> None:
     assert 0 <= metric.score(answer, reference) <= 1
     assert metric.score(answer, answer) == pytest.approx(1) or not answer.strip()
+
+
+@settings(deadline=None)  # sacrebleu and rouge-score are imported in the first case
+@given(st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), min_size=1, max_size=5))
+@pytest.mark.parametrize("metric", [ChrF(), Bleu(), Bleu(tokenize="zh")])
+def test_values_of_many_rows_are_those_of_sacrebleu(metric: Any, rows: list[tuple[str, str]]) -> None:
+    counts = [metric.statistics([said], Question(Conversation(()), right))[metric.type] for said, right in rows]
+    said, right = [list(side) for side in zip(*rows, strict=True)]
+    value = float(total_of(metric.type)(np.asarray(counts).sum(0)))
+    assert value == pytest.approx(metric.opened().corpus_score(said, [right]).score / 100, abs=1e-12)
+
+
+WORDS = st.text(alphabet="ab cd1 .-'\n_ÉAB", max_size=40)
+
+
+@settings(deadline=None)
+@given(WORDS, WORDS.filter(str.strip))
+def test_rouge_equals_rouge_score(said: str, right: str) -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    expected = RougeScorer(["rouge1", "rouge2", "rougeL"]).score(right, said)
+    found = Rouge().statistics([said], Question(Conversation(()), right))
+    assert {name: counts[0] for name, counts in found.items()} == {
+        name: pytest.approx(score.fmeasure) for name, score in expected.items()
+    }
+
+
+def test_rouge_of_chinese_is_by_the_character() -> None:
+    assert rouge_tokens("GPT-4 是模型。") == ["gpt", "4", "是", "模", "型"]
+    found = Rouge().statistics(["法国的巴黎", "巴黎"], Question(Conversation(()), "巴黎"))
+    assert found["rouge1"][0] == pytest.approx((2 * 2 / 7 + 1) / 2) and found["rougeL"] == found["rouge1"]
+    assert found["rouge2"][0] == pytest.approx((2 * 1 / 5 + 1) / 2)

@@ -137,7 +137,7 @@ def _words(sentence: str) -> list[str]:
 
 def dialogue(row: Conversation, other: Conversation) -> Conversation | None:
     """Another row's question and answer as a second turn."""
-    return replace(row, messages=(*row.messages, *other.messages[-2:]))
+    return Conversation((*row.messages, *other.messages[-2:]), row.tools)
 
 
 def questions(row: Conversation, other: Conversation) -> Conversation | None:
@@ -149,7 +149,8 @@ def questions(row: Conversation, other: Conversation) -> Conversation | None:
     if not short or any(len(one.content) > ANSWER for one in answers):
         return None
     said = replace(answers[0], content="\n\n".join(one.content.strip() for one in answers))
-    return replace(row, messages=(*row.messages[:-2], replace(row.messages[-2], content="\n".join(asked)), said))
+    turns = (*row.messages[:-2], replace(row.messages[-2], content="\n".join(asked)), said)
+    return Conversation(turns, row.tools)
 
 
 def _single(talk: Conversation) -> bool:

@@ -92,7 +92,7 @@ def reads_as_itself(content: Content) -> bool:
 def layout_of(content: Content) -> str:
     """The layout in which `value_of` says a row."""
     layouts = {Text: "text", Task: "prompt", Preference: "preference", Labelled: "labelled", Conversation: "messages"}
-    return layouts[type(content)]
+    return next(layout for kind, layout in layouts.items() if isinstance(content, kind))
 
 
 def _talks(content: Content) -> tuple[Conversation, ...]:
@@ -105,7 +105,7 @@ def _turns(talk: Conversation, change: Callable[[str], str], of: Of, first: int 
         replace(turn, content=change(turn.content)) if turn.role in ROLES[of] else turn
         for turn in talk.messages[:first]
     ]
-    return replace(talk, messages=(*turns, *talk.messages[len(turns) :]))
+    return Conversation((*turns, *talk.messages[len(turns) :]), talk.tools)  # options are no longer what is asked
 
 
 def _values(turns: Sequence[Message]) -> list[dict[str, Any]]:

@@ -2,14 +2,15 @@
 
 The delimiter is the one that cuts the header and most first rows into equally many fields; two are refused. What the
 standard leaves open is not guessed at: a row with other fields than the header, text behind a closing quote and an
-open quote are errors with their line.
+open quote are errors with their line. A file of questions, options and letters needs no header.
 """
 
 from __future__ import annotations
 
 import csv
+import string
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from luthier.data.files.base import How
@@ -32,8 +33,13 @@ class Table:
         head, source = beginning(file, how, LOOKED_AT * 4)
         delimiter = "\t" if file.suffix == ".tsv" else _delimiter(head, str(file))
         records = _records(source, delimiter, str(file))
-        names = names_of(next(records)[1], f"{file}:1")
-        how.note = f"{next(k for k, v in DELIMITERS.items() if v == delimiter)}s between columns"
+        first = list(islice(records, LOOKED_AT))
+        names, note = choices([fields for _, fields in first]), "no header, as MMLU has none"
+        if not names:
+            names, note = names_of(first.pop(0)[1], f"{file}:1"), ""
+        records = chain(first, records)
+        between = f"{next(k for k, v in DELIMITERS.items() if v == delimiter)}s between columns"
+        how.note = f"{between}; {note}" if note else between
         for line, fields in records:
             if len(fields) != len(names):
                 raise DataError(
@@ -41,6 +47,17 @@ class Table:
                     f"{delimiter!r} or a line break must stand in double quotes"
                 )
             yield line, dict(zip(names, fields, strict=True))
+
+
+def choices(records: Sequence[Sequence[str]]) -> list[str]:
+    """Names of the columns where every record, the first too, is a question, three options or more and a letter."""
+    letters = string.ascii_uppercase[: len(records[0]) - 2]
+    told = (
+        len(records) > 1
+        and len(letters) > 2
+        and all(one[-1].strip() in [*letters] and len(one) == len(records[0]) for one in records)
+    )
+    return ["question", *letters, "answer"] if told else []
 
 
 def _records(source: Iterable[str], delimiter: str, name: str) -> Iterator[tuple[int, list[str]]]:

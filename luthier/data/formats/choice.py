@@ -7,10 +7,10 @@ CMMLU) or opa to opd (MedMCQA); the right one is a letter, a number, or its text
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from luthier.data.conversation import Content, Message, Row, conversation, system_turns
+from luthier.data.conversation import Choices, Content, Message, Row, system_turns
 from luthier.data.formats.base import judged, wrong_layout
 from luthier.data.formats.listed import listed
 from luthier.errors import RowError
@@ -19,32 +19,13 @@ QUESTIONS = ("question", "Question", "query", "stem")
 LISTS = ("choices", "options")
 ANSWERS = ("answer", "Answer", "answerKey", "answer_key", "answer_idx", "cop", "label", "correct", "target")
 COLUMNS = (string.ascii_uppercase[:10], string.ascii_lowercase[:10], [f"op{c}" for c in "abcdefghij"])
+SUBJECTS = ("subject", "subject_name", "category", "topic")
 FROM_ONE = {"cop"}
 """Keys of numbers that count from 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question, its options in order, and the number of the right one, from 0."""
-
-    question: str
-    options: tuple[str, ...]
-    right: int
-
-    @property
-    def asked(self) -> str:
-        """The question with its options, each with its letter."""
-        lines = [f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, self.options, strict=False)]
-        return "\n".join([self.question, *lines])
-
-    @property
-    def answer(self) -> str:
-        """The right option with its letter."""
-        return f"{string.ascii_uppercase[self.right]}. {self.options[self.right]}"
-
-
 class Choice:
-    """A question with options; learnt as its letter and text."""
+    """A question with options; learnt as the letter of the right one."""
 
     evidence = "question, choices or options (or columns A, B, C, D), and answer"
 
@@ -53,25 +34,28 @@ class Choice:
         return isinstance(value, dict) and not judged(value) and _parts(value) is not None
 
     def read(self, row: Row) -> Content:
-        """The conversation; raises RowError."""
-        found = question_of(row)
-        turns = [Message(role="user", content=found.asked), Message(role="assistant", content=found.answer)]
-        return conversation(system_turns(row.value, row.origin) + turns, row.origin)
+        """The question with its options; raises RowError."""
+        parts = _parts(row.value) if isinstance(row.value, dict) else None
+        if parts is None:
+            raise wrong_layout(row, self.evidence)
+        question, options, labels, key = parts
+        said = row.value[key]
+        right = _right(said, options, labels, 1 if key in FROM_ONE else 0)
+        if right is None:
+            raise RowError(row.origin, "bad-message", f"{key} {said!r} is none of the {len(options)} options, or two")
+        if not question.strip() or not all(option.strip() for option in options):
+            raise RowError(row.origin, "empty-question", "the question or one of its options is empty")
+        asked = Message(role="user", content=lettered(question, options))
+        answer = Message(role="assistant", content=string.ascii_uppercase[right])
+        subject = next((str(row.value[name]) for name in SUBJECTS if row.value.get(name)), "")
+        turns = (*system_turns(row.value, row.origin), asked, answer)
+        return Choices(turns, (), question, tuple(options), right, subject)
 
 
-def question_of(row: Row) -> Question:
-    """The question of a row; raises RowError."""
-    parts = _parts(row.value) if isinstance(row.value, dict) else None
-    if parts is None:
-        raise wrong_layout(row, Choice.evidence)
-    question, options, labels, key = parts
-    wrong = row.value[key]
-    right = _right(wrong, options, labels, 1 if key in FROM_ONE else 0)
-    if right is None:
-        raise RowError(row.origin, "bad-message", f"{key} {wrong!r} is none of the {len(options)} options")
-    if not question.strip() or not all(option.strip() for option in options):
-        raise RowError(row.origin, "empty-question", "the question or one of its options is empty")
-    return Question(question, tuple(options), right)
+def lettered(question: str, options: Sequence[str]) -> str:
+    """The question with its options, each with its letter."""
+    lines = [f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False)]
+    return "\n".join([question, *lines])
 
 
 def _parts(value: dict[str, Any]) -> tuple[str, list[str], list[str], str] | None:
@@ -102,13 +86,16 @@ def _options(value: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def _right(answer: str | int, options: list[str], labels: list[str], first: int) -> int | None:
-    """Which option an answer names: by its text, its label, or its number. A text that is a label names the label."""
+    """Which option an answer names: by its label, its number, or its text; None where two of these do not agree.
+
+    A text that is a label names the label, and a number that is no text counts the options.
+    """
     said = str(answer).strip()
     upper = [label.upper() for label in labels]
     if said.strip("().").upper() in upper:
         return upper.index(said.strip("().").upper())
-    if said in options:
-        return options.index(said)
-    if not isinstance(answer, bool) and said.isdecimal() and first <= int(said) < len(options) + first:
-        return int(said) - first
-    return None
+    counted = not isinstance(answer, bool) and said.isdecimal() and first <= int(said) < len(options) + first
+    number, text = int(said) - first if counted else None, options.index(said) if said in options else None
+    if isinstance(answer, int) or text is None:
+        return number
+    return text if number in (None, text) else None

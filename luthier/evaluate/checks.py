@@ -1,0 +1,121 @@
+"""Metrics that look at an answer for itself: is it JSON, is it the right call, what does a function of yours say."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.data.strict import read_json
+from luthier.errors import UserError
+from luthier.evaluate.metrics import Metric
+from luthier.evaluate.question import Question
+
+
+class Json(Metric):
+    """1 when the answer is JSON (in a code block or not) with the keys of the reference; for rows whose answer is."""
+
+    type: Literal["json"] = "json"
+
+    def statistics(self, answers: Sequence[str], asked: Question) -> dict[str, list[float]]:
+        """Validity, and whether it is equal."""
+        expected = _json(asked.reference)
+        if not isinstance(expected, dict | list):
+            return {}
+        found = [_json(answer) for answer in answers]
+        valid = [type(one) is type(expected) and _keys(one) >= _keys(expected) for one in found]
+        equal = [one == expected for one in found]
+        return {"json_valid": [sum(valid) / len(found), 1.0], "json_equal": [sum(equal) / len(found), 1.0]}
+
+
+class ToolCalls(Metric):
+    """Whether the answer calls a tool that is there with the arguments it needs; and whether it is the right call."""
+
+    type: Literal["tool_calls"] = "tool_calls"
+
+    def statistics(self, answers: Sequence[str], asked: Question) -> dict[str, list[float]]:
+        """Validity, and whether name and arguments are those of the row; for rows that end with a call."""
+        if not asked.calls:
+            return {}
+        tools = {str(tool["function"]["name"]): tool["function"] for tool in asked.prompt.tools}
+        right = [_told(call["function"]) for call in asked.calls]
+        found = [[_told(one) for one in objects(answer) if "name" in one] for answer in answers]
+        valid = [bool(calls) and all(_fits(name, arguments, tools) for name, arguments in calls) for calls in found]
+        equal = [calls == right for calls in found]
+        return {"call_valid": [sum(valid) / len(found), 1.0], "call_equal": [sum(equal) / len(found), 1.0]}
+
+
+class PythonFile(Metric):
+    """What a function of a file says: `def NAME(answer, reference, row) -> float`, from 0 to 1. Its code runs."""
+
+    type: Literal["python"] = "python"
+    path: str
+    """The file."""
+    function: str = "score"
+    """The function in it; the result is called like it."""
+
+    def statistics(self, answers: Sequence[str], asked: Question) -> dict[str, list[float]]:
+        """The mean over answers; raises UserError where it is no number."""
+        function = _function(self.path, self.function)
+        found = [function(answer=answer, reference=asked.reference, row=dict(asked.fields)) for answer in answers]
+        strange = [one for one in found if not isinstance(one, bool | int | float)]
+        if strange:
+            raise UserError(f"evaluate.metrics: {self.path}: {self.function} returned {strange[0]!r}, not a number")
+        return {self.function: [sum(map(float, found)) / len(found), 1.0]}
+
+
+@cache
+def _function(path: str, name: str) -> Callable[..., Any]:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"evaluate.metrics: {path}: no such file (looked at {file.absolute()})")
+    function = runpy.run_path(str(file)).get(name)
+    if not callable(function):
+        raise UserError(f"evaluate.metrics: {path} has no function {name!r}; write {path}:NAME for another name")
+    return function  # type: ignore[no-any-return]
+
+
+def fenced(text: str) -> str:
+    """What stands in the first code block; the whole text where there is none."""
+    _, fence, rest = text.partition("```")
+    return rest.partition("\n")[2].partition("```")[0] if fence else text
+
+
+def objects(text: str) -> Iterator[Mapping[str, Any]]:
+    """The JSON objects that stand in a text, such as calls between a template's tags; outermost ones, in order."""
+    decoder, place = json.JSONDecoder(), text.find("{")
+    while place >= 0:
+        try:
+            found, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            end = place + 1
+        else:
+            yield found
+        place = text.find("{", end)
+
+
+def _json(text: str) -> Any:
+    try:
+        return read_json(fenced(text).strip())
+    except ValueError:
+        return None
+
+
+def _keys(value: Any) -> set[str]:
+    return set(value) if isinstance(value, dict) else set()
+
+
+def _told(call: Mapping[str, Any]) -> tuple[str, Any]:
+    arguments = call.get("arguments", call.get("parameters")) or {}
+    return str(call["name"]), _json(arguments) if isinstance(arguments, str) else arguments
+
+
+def _fits(name: str, arguments: Any, tools: Mapping[str, Any]) -> bool:
+    """Whether a tool of that name takes these arguments: an object with all it needs, and nothing it does not know."""
+    if name not in tools or not isinstance(arguments, dict):
+        return False
+    known = tools[name].get("parameters") or {}
+    return set(known.get("required", ())) <= set(arguments) <= set(known.get("properties", arguments))
