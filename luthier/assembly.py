@@ -22,6 +22,7 @@ from luthier.distributed.strategy import Strategy
 from luthier.errors import ModelError, OutOfMemory
 from luthier.evaluate.evaluator import EvaluatorLike
 from luthier.inference.hf import HfEngine
+from luthier.models.faster import quicken
 from luthier.models.find import find
 from luthier.models.load import ModelLoaderLike
 from luthier.models.output import Forward, Output, add_value_head
@@ -193,6 +194,8 @@ class Assembly:
             add_value_head(model)
         if self.config.train.gradient_checkpointing:
             recompute_layers(model, every=int(self.config.train.gradient_checkpointing))
+        if not self.strategy.cut:
+            quicken(model, self.config.train.kernels)
         return model
 
     def _calibrate(self, model: Any, rows: Loader) -> Iterator[None]:
