@@ -29,6 +29,7 @@ from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
 from luthier.errors import CheckFailed, ConfigError, DataError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
+from luthier.kernels import native
 from luthier.models.load import ModelLoader, ModelLoaderLike
 from luthier.objectives.base import Objective
 from luthier.planner.automatic import automatic
@@ -366,7 +367,7 @@ def _data_id(data: Prepared, files: Sequence[Path]) -> str:
 def _files(config: RunConfig, ready: Ready) -> Files:
     return {
         "config.yaml": config.to_yaml(),
-        "environment.json": json.dumps(environment(), indent=1) + "\n",
+        "environment.json": json.dumps(environment() | {"native_helpers": native.state()}, indent=1) + "\n",
         ROWS: ready.data.ledger.to_json(),
     }
 

@@ -14,20 +14,37 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from luthier.distributed.layers import base_of
+from luthier.errors import UserError
+from luthier.kernels import attention, native, tiles
+from luthier.kernels.fused import gated, rms_norm
 from luthier.kernels.lora import Adapted, lora_linears
 
-Name = Literal["lora"]
-Kernels = Literal["auto", "plain"] | list[Name]
-NAMES: tuple[Name, ...] = ("lora",)
+Kernels = Literal["auto", "plain"] | Sequence[Literal["lora", "norm", "gated", "attention"]]
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that are given one input, in the order in which they are called."""
+FAMILIES = ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Gemma3")
+NORMS = {f"{name}RMSNorm": 1.0 if name.startswith("Gemma") else 0.0 for name in FAMILIES}
+"""Classes of norms, and what they add to their weight."""
+GATED = {f"{name}MLP" for name in FAMILIES}
+GATES = {"SiLU": False, "SiLUActivation": False, "GELUTanh": True, "PytorchGELUTanh": True}
+"""Classes of activations, and whether they are GELU."""
 
 
-def quicken(model: Any, kernels: Kernels) -> list[str]:
-    """Let the model's modules compute by kernels, in place; returns the names of those that are in use."""
-    wanted = list(NAMES) if kernels == "auto" else [] if kernels == "plain" else kernels
-    used = {"lora": _lora}
-    return [name for name in wanted if used[name](model)]
+def quicken(model: Any, kernels: Kernels, *, helpers: bool = True) -> list[str]:
+    """Let the modules of a model on the CPU compute by kernels, in place; returns the names of those in use.
+
+    Without `helpers`, those of `native.c` are not used though they may be there, since other processes lack them.
+
+    Raises:
+        UserError: a kernel that the config names cannot be had here.
+    """
+    every: dict[str, Callable[[Any], bool]] = {"lora": _lora, "norm": _norms, "gated": _gates, "attention": _attention}
+    missing = native.reason() if helpers else "one of the processes has no native helpers; see luthier doctor there"
+    if not isinstance(kernels, str) and missing and set(kernels) - {"lora"}:
+        raise UserError(f"train.kernels: {', '.join(kernels)}: {missing}; write auto or [lora]")
+    wanted = [] if kernels == "plain" else [*every] if kernels == "auto" else kernels
+    return [name for name in every if name in wanted and (name == "lora" or not missing) and every[name](model)]
 
 
 def _computing(module: nn.Module, forward: Callable[..., Any]) -> None:
@@ -37,8 +54,61 @@ def _computing(module: nn.Module, forward: Callable[..., Any]) -> None:
 
 
 def _asked(x: Tensor) -> bool:
-    """Whether this is a pass that a kernel computes: with gradients, in the arithmetic of the weights."""
-    return torch.is_grad_enabled() and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    """Whether this is a pass that a kernel computes: with gradients, in float32, on the CPU."""
+    return torch.is_grad_enabled() and x.dtype == torch.float32 and x.is_cpu and not torch.is_autocast_enabled("cpu")
+
+
+def _whole(*weights: Tensor) -> bool:
+    return all(type(weight) is nn.Parameter and weight.dtype == torch.float32 for weight in weights)
+
+
+# ---- what native.c computes -----------------------------------------------------------------------------------------
+
+
+def _norms(model: Any) -> bool:
+    found = [m for m in model.modules() if type(m).__name__ in NORMS and _whole(m.weight)]
+    fit = [module for module in found if module.weight.numel() % native.lanes() == 0]
+    for module in fit:
+        _computing(module, _norm_forward(type(module)))
+    return bool(fit)
+
+
+def _norm_forward(kind: Any) -> Callable[..., Tensor]:
+    offset, name = NORMS[kind.__name__], "eps" if NORMS[kind.__name__] else "variance_epsilon"
+
+    def forward(self: Any, x: Tensor) -> Any:
+        return rms_norm(x, self.weight, getattr(self, name), offset=offset) if _asked(x) else kind.forward(self, x)
+
+    return forward
+
+
+def _gates(model: Any) -> bool:
+    found = [m for m in model.modules() if type(m).__name__ in GATED and type(m.act_fn).__name__ in GATES]
+    fit = [module for module in found if module.intermediate_size % native.lanes() == 0]
+    for module in fit:
+        _computing(module, _gated_forward(type(module), GATES[type(module.act_fn).__name__]))
+    return bool(fit)
+
+
+def _gated_forward(kind: Any, gelu_gate: bool) -> Callable[..., Tensor]:  # noqa: FBT001
+    def forward(self: Any, x: Tensor) -> Any:
+        if not _asked(x):
+            return kind.forward(self, x)
+        return self.down_proj(gated(self.gate_proj(x), self.up_proj(x), gelu_gate=gelu_gate))
+
+    return forward
+
+
+def _attention(model: Any) -> bool:
+    """Of models whose attention is already ours; it goes piece by piece where tiles do not fit."""
+    base = base_of(model)
+    sizes = base.config.get_text_config()
+    width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
+    if sizes._attn_implementation != attention.NAME or width % (2 * native.lanes()):
+        return False
+    tiles.register()
+    base.set_attn_implementation(tiles.NAME)
+    return True
 
 
 # ---- LoRA ---------------------------------------------------------------------------------------------------------
@@ -105,9 +175,8 @@ def _simple(layer: Any) -> bool:
     parts = (base, layer.lora_A[names[0]], layer.lora_B[names[0]])
     weights = [parameter for part in parts for parameter in part.parameters()]
     hooked = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
-    whole = all(type(weight) is nn.Parameter and weight.dtype == torch.float32 for weight in weights)
     frozen = not any(parameter.requires_grad for parameter in base.parameters())
-    return whole and frozen and not hooked and layer.lora_B[names[0]].bias is None
+    return _whole(*weights) and frozen and not hooked and layer.lora_B[names[0]].bias is None
 
 
 def _dropout(layer: Any) -> float:
