@@ -141,6 +141,9 @@ void gated_backward(float *dgate, float *dup, const float *g, const float *gate,
 #define BLOCK 6 /* rows of a product that are held in registers, two vectors each */
 #define NEVER (-1e30f)
 
+/* e^x of what cannot be above 0: large scores are rounded once in a product and once in what is taken off them */
+INLINE vec share(vec x) { return vexp(pick(x > all(0), all(0), x)); }
+
 long lanes(int threads) { (void)threads; return LANES; }
 
 /* c [rows, 2 vectors] (+)= a [rows, depth] b [depth, 2 vectors]; a is read with strides of its own, so also transposed */
@@ -263,7 +266,7 @@ void attend(float *o, float *lse, const float *q, const float *k, const float *v
                             for (int i = 0; i < LANES; i++) top = largest[i] * scale > top ? largest[i] * scale : top;
                             vec added = all(0);
                             for (long c = 0; c < KEYS; c += LANES) {
-                                vec x = load(row + c), e = vexp(x * scale - top);
+                                vec x = load(row + c), e = share(x * scale - top);
                                 e = pick(x <= all(NEVER), all(0), e);
                                 store(row + c, e);
                                 added += e;
@@ -320,7 +323,7 @@ static void piece_backward(float *dq, float *dk, float *dv, const float *g, cons
                     long low, high;
                     seen(&here, query + r, tile, &low, &high);
                     for (long c = 0; c < KEYS; c += LANES) {
-                        vec p = vexp(load(w + c) * scale - known);
+                        vec p = share(load(w + c) * scale - known);
                         store(w + c, p);
                         store(s + c, p * (load(s + c) - mean) * scale);
                     }

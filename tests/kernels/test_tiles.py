@@ -75,6 +75,13 @@ def test_scores_that_are_far_apart() -> None:
     near([q * 30, k, v], scaling=1.0)
 
 
+def test_scores_of_any_size_stay_finite() -> None:
+    """As where a learning rate has ruined the weights."""
+    q, k, v = heads(((150, None),))
+    for outcome in found(tiled_attention, [q * 1e6, k * 1e6, v], scaling=0.3):
+        assert outcome.isfinite().all() and outcome.abs().max() < 1e12
+
+
 def test_a_piece_is_the_same_beside_others_and_on_any_number_of_threads() -> None:
     """To the last bit."""
     inputs, before = heads(LONG), torch.get_num_threads()
