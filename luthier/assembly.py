@@ -22,6 +22,8 @@ from luthier.distributed.strategy import Strategy
 from luthier.errors import ModelError, OutOfMemory
 from luthier.evaluate.evaluator import EvaluatorLike
 from luthier.inference.hf import HfEngine
+from luthier.kernels import native
+from luthier.models.faster import quicken
 from luthier.models.find import find
 from luthier.models.load import ModelLoaderLike
 from luthier.models.output import Forward, Output, add_value_head
@@ -194,6 +196,9 @@ class Assembly:
             add_value_head(model)
         if self.config.train.gradient_checkpointing:
             recompute_layers(model, every=int(self.config.train.gradient_checkpointing))
+        lacking = self.strategy.any(native.library() is None)  # or what is learnt would depend on who has a compiler
+        if self.strategy.device.type == "cpu" and not self.strategy.cut:
+            quicken(model, self.config.train.kernels, helpers=not lacking)
         return model
 
     def _calibrate(self, model: Any, rows: Loader) -> Iterator[None]:

@@ -175,6 +175,9 @@ class TrainConfig(Settings):
     """Type of the arithmetic; auto: bf16 on GPUs that have it, else fp32; fp16: with loss scaling, on GPUs only."""
     gradient_checkpointing: bool | Positive = False
     """Recompute activations in the backward pass: less memory, a third more time; n: of every n-th layer only."""
+    kernels: Literal["auto", "plain"] | list[Literal["lora", "norm", "gated", "attention"]] = "auto"
+    """What computes training passes faster than the model's own code: all that machine and model allow, nothing, or
+    some by name. Losses are the same but for rounding."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, order and dropout."""
     evaluate_every: Duration | None = Duration(1, "epochs")

@@ -30,6 +30,7 @@ from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
 from luthier.errors import CheckFailed, ConfigError, DataError, StorageError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.export.certificate import of_run
+from luthier.kernels import native
 from luthier.models.find import pinned
 from luthier.models.inputs import inputs_of, on_disk
 from luthier.models.load import ModelLoader, ModelLoaderLike
@@ -364,7 +365,7 @@ def _data_id(data: Prepared, files: Sequence[Path]) -> str:
 def _files(config: RunConfig, ready: Ready) -> Files:
     return {
         "config.yaml": config.to_yaml(),
-        "environment.json": json.dumps(environment(), indent=1) + "\n",
+        "environment.json": json.dumps(environment() | {"native_helpers": native.state()}, indent=1) + "\n",
         INPUTS: inputs_of(config),
         ROWS: ready.data.ledger.to_json(),
     }

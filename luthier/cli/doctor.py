@@ -8,6 +8,7 @@ def doctor() -> None:
     import shutil
 
     from luthier.cli.show import console, table
+    from luthier.kernels.native import state
     from luthier.models.catalogue import entries
     from luthier.system.hardware import bf16_is_native, choose_precision, environment
     from luthier.system.home import home
@@ -22,6 +23,7 @@ def doctor() -> None:
         "precision (auto)": choose_precision("auto", device),
         "bf16 in hardware": bf16_is_native(device),
         "memory_bytes": f"{facts['memory_bytes'] / 1e9:.1f} GB",
+        "native helpers": state(),
         "luthier home": f"{home()} ({shutil.disk_usage(place).free / 1e9:.1f} GB free)",
         "gpus": ", ".join(facts["gpus"]) or "none",
     }

@@ -59,9 +59,11 @@ def rendered(sample: Sample) -> None:
 
 def share_cores() -> None:
     """Be a good neighbour: hold no memory in vain, and on a busy machine, which is said, share; call before torch."""
+    from luthier.distributed.mesh import world
     from luthier.system.hardware import return_freed_memory, share_busy_cores
 
-    return_freed_memory()
+    if world() > 1:  # one process holds a tenth more without it, and is 1.2 to 1.4 times as fast
+        return_freed_memory()
     if share_busy_cores() and console.is_terminal:
         console.print(Text("this machine is busy with other programs; sharing its cores with them", style="dim"))
 

@@ -95,9 +95,7 @@ def main() -> None:
     import yaml
 
     from luthier.factory import Factory
-    from luthier.system.hardware import return_freed_memory
 
-    return_freed_memory()
     config = parse_config(yaml.safe_load(sys.stdin.read()))
     try:
         checked = Factory().check(config, most_bytes=int(sys.argv[1]))

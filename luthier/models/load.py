@@ -256,11 +256,11 @@ def _use_segment_attention(model: Any) -> None:
 
 def packs(model: Any) -> bool:
     """Whether sequences may share a row: the model attends segment by segment, and nothing stands in front of a row."""
-    from luthier.kernels import attention
+    from luthier.kernels import attention, tiles
 
     if has_virtual_tokens(model):
         return False
-    return bool(model.config.get_text_config()._attn_implementation == attention.NAME)
+    return model.config.get_text_config()._attn_implementation in (attention.NAME, tiles.NAME)
 
 
 class Readable:

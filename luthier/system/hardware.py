@@ -57,7 +57,7 @@ def bf16_is_native(device_type: str) -> bool:
 
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return "bf16" in _cpu_flags()
+    return "bf16" in cpu_flags()
 
 
 def micro_batch_tokens(setting: int | Literal["auto"], device_type: str) -> int:
@@ -100,7 +100,8 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Numbers of malloc.h."""
 
 
-def _cpu_flags() -> str:
+def cpu_flags() -> str:
+    """What this processor has, as Linux names it; empty elsewhere."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             return next((line for line in file if line.startswith("flags")), "")
@@ -254,7 +255,7 @@ def environment() -> dict[str, Any]:
         "cpu": platform.processor() or platform.machine(),
         "cpu_cores": os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_bf16": "bf16" in _cpu_flags(),
+        "cpu_bf16": "bf16" in cpu_flags(),
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": gpus,

@@ -98,7 +98,7 @@ def test_precision(
     ("flags", "native"), [("flags : fpu avx512_bf16", True), ("flags : fpu avx2", False), ("", False)]
 )
 def test_bf16_of_the_cpu(monkeypatch: pytest.MonkeyPatch, flags: str, native: bool) -> None:
-    monkeypatch.setattr(hardware, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
     assert bf16_is_native("cpu") is native
 
 
