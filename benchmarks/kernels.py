@@ -50,7 +50,7 @@ def lora(tokens: int, inputs: int, outputs: Sequence[int], name: str) -> Case:
 
     def by(compute: Callable[..., tuple[Tensor, ...]]) -> Compute:
         def run(x: Tensor, *thin: Tensor) -> Tensor:
-            layers = [Adapted(w.to(x), None, *thin[2 * i : 2 * i + 2], 2.0) for i, w in enumerate(weights)]
+            layers = [Adapted(w.to(x), None, thin[2 * i], thin[2 * i + 1], 2.0) for i, w in enumerate(weights)]
             return torch.cat(compute(x, layers), dim=-1)
 
         return run

@@ -82,7 +82,8 @@ def trl(job: dict[str, Any]) -> dict[str, Any]:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     watch, marks, units = watched()
     rows = [
@@ -162,7 +163,7 @@ def gemm(_: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     a, best = torch.randn(2048, 2048), 0.0
-    for _ in range(8):
+    for _try in range(8):
         started = time.perf_counter()
         a @ a
         best = max(best, 2 * 2048**3 / (time.perf_counter() - started))

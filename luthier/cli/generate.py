@@ -69,7 +69,7 @@ def _asked(file: str) -> list[tuple[int, Conversation]]:
     from luthier.data.conversation import Task
     from luthier.data.formats.base import read
     from luthier.data.recognise import recognised
-    from luthier.evaluate.generate import question
+    from luthier.evaluate.question import question
 
     found, asked = recognised(source_of(file, "auto", ()), file), []
     for row in found.rows:

@@ -74,7 +74,7 @@ def of_run(folder: Path, model: Any, renderer: Renderer, held_out: Iterable[Cont
     prompts = [told[0] for told in map(conversations, islice(held_out, RUN_PROMPTS)) if told]
     if prompts:
         kind = str(next(model.parameters()).dtype).removeprefix("torch.")
-        told = {"runs_on": "hf", "tolerance": "exact" if kind == "float32" else kind, "about": {"format": "run"}}
+        told: dict[str, Any] = {"runs_on": "hf", "tolerance": "exact" if kind == "float32" else kind, "about": {"format": "run"}}
         told |= {"versions": _versions(), "stop_ids": sorted(renderer.stop_ids)}
         write(folder, told | {"prompts": reference(model, renderer, prompts)})
 

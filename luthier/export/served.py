@@ -40,7 +40,10 @@ class Vllm(Adapter):
     def write(self, subject: Subject, folder: Path) -> None:
         """An adapter is served beside its base; a whole model as it is."""
         tuned = subject.found.adapter is not None
-        (super() if tuned else Merged()).write(subject, folder)
+        if tuned:
+            super().write(subject, folder)
+        else:
+            Merged().write(subject, folder)
         values = {"base": subject.found.location if tuned else "", "revision": subject.found.revision or ""}
         write_text(folder / "serve.sh", page("serve.sh", values))
         write_text(folder / "client.py", page("client.py", {"url": "http://127.0.0.1:8000/v1", "model": "tuned"}))
