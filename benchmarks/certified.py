@@ -66,10 +66,10 @@ def answered(place: Path, to: str, lines: str, tokens: int) -> dict[str, object]
     python = place / "environments" / environment / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
     installed = json.loads(subprocess.check_output([python, "-m", "pip", "list", "--format=json"], text=True))
     start = time.perf_counter()
-    command = [python, "-I", str(place / to / "infer.py"), "--jsonl", "--max-new-tokens", str(tokens)]
+    command = [str(python), "-I", str(place / to / "infer.py"), "--jsonl", "--max-new-tokens", str(tokens)]
     done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
     texts = [json.loads(line)["answer"] for line in done.stdout.splitlines() if line.startswith("{")]
     measured = json.loads((place / to / "certificate.json").read_text(encoding="utf-8"))["measured"]
