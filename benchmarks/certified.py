@@ -66,7 +66,7 @@ def answered(place: Path, to: str, lines: str, tokens: int) -> dict[str, object]
     python = place / "environments" / environment / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
     installed = json.loads(subprocess.check_output([python, "-m", "pip", "list", "--format=json"], text=True))
     start = time.perf_counter()
     command = [str(python), "-I", str(place / to / "infer.py"), "--jsonl", "--max-new-tokens", str(tokens)]

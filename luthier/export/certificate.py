@@ -36,7 +36,7 @@ NEW_TOKENS, RUN_PROMPTS = 24, 4
 LIKELIEST, ASKED = 10, 64
 """Tokens kept of a place in an answer; asked for there of what is certified, where others may have become likely."""
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.gguf", "*.onnx", "*.onnx.data", "*.py", "Modelfile")
-VARYING = {NAME, "run.json", "metrics.json", "rows.json", "environment.json", "export.json"}
+VARYING = {NAME, "run.json", "metrics.json", "rows.json", "environment.json", "export.json", "inputs.json"}
 """Of those, what a run, a registry or a library may write again."""
 LIBRARIES = ("luthier", "torch", "transformers", "peft", "tokenizers", "onnxruntime", "xllamacpp", "gguf")
 
@@ -74,9 +74,9 @@ def of_run(folder: Path, model: Any, renderer: Renderer, held_out: Iterable[Cont
     prompts = [told[0] for told in map(conversations, islice(held_out, RUN_PROMPTS)) if told]
     if prompts:
         kind = str(next(model.parameters()).dtype).removeprefix("torch.")
-        told: dict[str, Any] = {"runs_on": "hf", "tolerance": "exact" if kind == "float32" else kind, "about": {"format": "run"}}
-        told |= {"versions": _versions(), "stop_ids": sorted(renderer.stop_ids)}
-        write(folder, told | {"prompts": reference(model, renderer, prompts)})
+        told = {"runs_on": "hf", "tolerance": "exact" if kind == "float32" else kind, "about": {"format": "run"}}
+        ends = {"versions": _versions(), "stop_ids": sorted(renderer.stop_ids)}
+        write(folder, told | ends | {"prompts": reference(model, renderer, prompts)})
 
 
 def certify(folder: Path, records: Sequence[Mapping[str, Any]], *, runs_on: str, tolerance: str, about: Any) -> Path:

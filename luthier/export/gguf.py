@@ -67,7 +67,7 @@ def convert(subject: Subject, file: Path, precision: str) -> None:
     writer = GGUFWriter(file, family["arch"])
     _hyperparameters(writer, subject.path, config, family)
     _tokenizer(writer, subject, config.vocab_size)
-    writer.add_file_type(LlamaFileType.MOSTLY_F16 if precision != "F32" else LlamaFileType.ALL_F32)
+    writer.add_file_type(LlamaFileType[tables()["precisions"][precision].get("file", f"MOSTLY_{precision}")])
     arch = next(arch for arch, called in MODEL_ARCH_NAMES.items() if called == family["arch"])
     names = get_tensor_name_map(arch, config.num_hidden_layers)
     for key, tensor in subject.model.state_dict().items():

@@ -14,13 +14,15 @@ from typing import Any
 from luthier.errors import ModelError
 
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".msgpack", ".h5", ".keras"}
+VOCABULARIES = {"tokenizer.json", "vocab.json"}
+"""Where any text may stand as a token."""
 TAG = re.compile(r"(?m)(?:^|[\s\[{,:-])!!?(?:python|[\w.]+/)[\w./:]*")
 """A YAML tag that names something to be made."""
 SECONDS, PROBE = 10, [{"role": "user", "content": "Hello"}]
 
 
 def require_safe(folder: Path, prompts: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Refuse a folder before anything of it is loaded.
+    """Refuse a folder, or a .gguf file, before anything of it is loaded.
 
     Raises:
         ModelError: pickles, code that the library would offer to run, tags of YAML, or a chat template that does not
@@ -32,7 +34,7 @@ def require_safe(folder: Path, prompts: Sequence[Mapping[str, Any]] = ()) -> Non
             raise ModelError(f"{folder}: holds {name}, which could run code when opened; convert it to safetensors")
         if kind in (".yaml", ".yml") and TAG.search(file.read_text(encoding="utf-8", errors="replace")):
             raise ModelError(f"{folder}: {name} holds a YAML tag that makes objects; write it as plain values")
-        if kind == ".json" and file.stat().st_size < 2**26 and '"auto_map"' in file.read_text("utf-8", "replace"):
+        if kind == ".json" and file.name not in VOCABULARIES and '"auto_map"' in file.read_text("utf-8", "replace"):
             raise ModelError(f"{folder}: {name} names code of its own (auto_map), which is never run; remove the key")
     for slot, template in _templates(folder):
         _require_ending(f"{folder}: {slot}", template, [{"messages": PROBE}, *prompts])
@@ -57,7 +59,7 @@ def _templates(folder: Path) -> Iterator[tuple[str, str]]:
             template = one.get("template") if isinstance(one, dict) else one
             if template:
                 yield name, str(template)
-    for file in folder.glob("*.gguf"):
+    for file in [folder] if folder.suffix == ".gguf" else folder.glob("*.gguf"):
         from gguf import GGUFReader
 
         field = GGUFReader(file).get_field("tokenizer.chat_template")

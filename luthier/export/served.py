@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from luthier.data.conversation import Message
 from luthier.errors import ModelError, RowError
-from luthier.export.base import Subject
+from luthier.export.base import Exporter, Subject
 from luthier.export.folders import Adapter, Merged
 from luthier.export.gguf import Gguf
 from luthier.export.write import page
@@ -40,10 +40,8 @@ class Vllm(Adapter):
     def write(self, subject: Subject, folder: Path) -> None:
         """An adapter is served beside its base; a whole model as it is."""
         tuned = subject.found.adapter is not None
-        if tuned:
-            super().write(subject, folder)
-        else:
-            Merged().write(subject, folder)
+        writer: Exporter = Adapter() if tuned else Merged()
+        writer.write(subject, folder)
         values = {"base": subject.found.location if tuned else "", "revision": subject.found.revision or ""}
         write_text(folder / "serve.sh", page("serve.sh", values))
         write_text(folder / "client.py", page("client.py", {"url": "http://127.0.0.1:8000/v1", "model": "tuned"}))

@@ -32,7 +32,9 @@ def export(subject: Subject, exporter: Exporter, place: Path, prompts: Sequence[
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise OutputError(f"{place}: holds something already; choose a new folder")
     source = subject.found.adapter or Path(subject.found.location)
-    require_safe(source if source.is_dir() else source.parent)
+    for held in {source} if subject.found.kind == "hub" else {source, Path(subject.found.location)}:
+        if held.exists():
+            require_safe(held)
     records = _records(subject, source, prompts)
     with atomic_folder(place) as folder:
         exporter.write(subject, folder)

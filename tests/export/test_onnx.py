@@ -75,7 +75,7 @@ def test_an_architecture(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_certified_also_with_8_bits(exported: Callable[..., Path]) -> None:
+def test_certified_and_a_changed_template_is_seen(exported: Callable[..., Path]) -> None:
     measured = certificate.verify(exported("onnx"))
     assert measured["log_probability"] < 1e-4 and measured["top1"] == 1
     file = exported("onnx") / "chat_template.jinja"
