@@ -27,7 +27,7 @@ from luthier.data.store import Rows
 from luthier.data.stream import require_stream
 from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
-from luthier.errors import CheckFailed, ConfigError, DataError, StorageError
+from luthier.errors import CheckFailed, StorageError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.export.certificate import of_run
 from luthier.kernels import native
@@ -43,7 +43,7 @@ from luthier.tracking.base import Tracker, TrackerSettings
 from luthier.tracking.jsonl import Jsonl
 from luthier.tracking.plot import plot_loss
 from luthier.tracking.report import write_report
-from luthier.tracking.run import INPUTS, Files, RunFolder, fingerprint
+from luthier.tracking.run import INPUTS, Files, RunFolder, fingerprint, require_same
 from luthier.train.check import Ready, check_data
 from luthier.train.checkpoint import Checkpoints, Trained, verify
 from luthier.train.fit import Fit
@@ -151,7 +151,7 @@ class Factory:
             ready.report.require_no_errors()
             config = _as_rendered(config, ready.renderer)
             claim = self.claim(config, ready, restart=restart, allow_changes=allow_changes)
-            _require_same(strategy, claim)
+            require_same(strategy.gather, claim.config, claim.data)
             for change in claim.changes:
                 stages.stage(f"changed      {change}")
             trackers = _trackers(config) if strategy.rank == 0 else []
@@ -265,30 +265,6 @@ def _names_lost(strategy: Strategy) -> Iterator[None]:
         if (lost := strategy.lost(error)) is None:
             raise
         raise lost from error
-
-
-def _require_same(strategy: Strategy, claim: Claim) -> None:
-    """Refuse ranks that do not have the same config or rows.
-
-    Raises:
-        ConfigError: names the sections that differ.
-        DataError: the rows do.
-    """
-    import torch
-
-    def differ(mine: str) -> list[int]:
-        """The ranks that have another hash than the first."""
-        first, *others = strategy.gather(torch.frombuffer(bytearray.fromhex(mine), dtype=torch.uint8))
-        return [rank for rank, other in enumerate(others, 1) if not torch.equal(first, other)]
-
-    for section, settings in claim.config.items():
-        if ranks := differ(fingerprint([json.dumps(settings, sort_keys=True)])):
-            raise ConfigError(f"rank {ranks[0]} was given another {section} than rank 0; start all with one config")
-    if differ(claim.data):
-        raise DataError(
-            "data: the processes have prepared different rows, as where each has asked a model of its own; "
-            "make files of them first, with luthier data clean or luthier data augment"
-        )
 
 
 def _final_weights(config: RunConfig, trained: Trained, checkpoints: Checkpoints, state: State, stages: Stages) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from luthier.errors import OutputError
+from luthier.errors import ConfigError, DataError, OutputError
 from luthier.system.files import write_text
 
 RUN, LOCK, INPUTS = "run.json", ".lock", "inputs.json"
@@ -184,6 +184,30 @@ def _empty(folder: Path) -> None:
 def now() -> str:
     """This moment, in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def require_same(gather: Callable[[Any], list[Any]], config: Mapping[str, Any], data: str) -> None:
+    """Refuse ranks that do not have the same config or rows.
+
+    Raises:
+        ConfigError: names the sections that differ.
+        DataError: the rows do.
+    """
+    import torch
+
+    def differ(mine: str) -> list[int]:
+        """The ranks that have another hash than the first."""
+        first, *others = gather(torch.frombuffer(bytearray.fromhex(mine), dtype=torch.uint8))
+        return [rank for rank, other in enumerate(others, 1) if not torch.equal(first, other)]
+
+    for section, settings in config.items():
+        if ranks := differ(fingerprint([json.dumps(settings, sort_keys=True)])):
+            raise ConfigError(f"rank {ranks[0]} was given another {section} than rank 0; start all with one config")
+    if differ(data):
+        raise DataError(
+            "data: the processes have prepared different rows, as where each has asked a model of its own; "
+            "make files of them first, with luthier data clean or luthier data augment"
+        )
 
 
 def fingerprint(parts: Iterable[str]) -> str:
