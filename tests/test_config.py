@@ -102,13 +102,13 @@ def test_all_mistakes_are_named_at_once() -> None:
     [
         ("model: a\nmodel: b\n", "line 2: the key 'model' is given twice"),
         ("train: {seed: 0, seed: 1}\n", "given twice"),
-        ("model: [a\n", "not valid .yaml"),
+        ("model: [a\n", "not valid YAML"),
         ("- a\n", "a config is a mapping"),
         ("", "a config is a mapping"),
-        ("model: !!python/object/apply:os.system [id]\n", "not valid .yaml"),
-        ("? [a]\n: b\n", "not valid .yaml"),
+        ("model: !!python/object/apply:os.system [id]\n", "not valid YAML"),
+        ("? [a]\n: b\n", "not valid YAML"),
         ("1: x\n", "1: unknown key"),
-        ("[" * 5000, "not valid .yaml"),
+        ("[" * 5000, "not valid YAML"),
     ],
 )
 def test_files_that_are_no_config(tmp_path: Path, text: str, said: str) -> None:

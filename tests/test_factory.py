@@ -16,11 +16,10 @@ import luthier
 from luthier.config import ModelConfig
 from luthier.data.conversation import Message
 from luthier.data.processor import DataProcessor, Prepared
-from luthier.distributed.strategy import Strategy
 from luthier.errors import ConfigError, DataError, OutputError
-from luthier.factory import Claim, Ready, Stages, _require_same
+from luthier.factory import Claim, Ready, Stages
 from luthier.models.load import ModelLoader
-from luthier.tracking.run import RunFolder
+from luthier.tracking.run import RunFolder, require_same
 from luthier.train.state import State
 from luthier.train.step import Job
 
@@ -175,9 +174,12 @@ def test_processes_must_have_the_same_config_and_rows(other: dict[str, Any], sai
     def claim(train: Any, data: str) -> Claim:
         return Claim(cast(RunFolder, None), {"model": {"path": "x"}, "train": train}, data, [])
 
+    def same(strategy: Any, made: Claim) -> None:
+        require_same(strategy.gather, made.config, made.data)
+
     listening = SimpleNamespace(gather=lambda mine: heard.append(mine) or [mine])
-    _require_same(cast(Strategy, listening), claim({"epochs": 1}, "ab" * 32))
+    same(listening, claim({"epochs": 1}, "ab" * 32))
     heard.reverse()
     speaking = SimpleNamespace(gather=lambda mine: [heard.pop(), mine])
     with pytest.raises((ConfigError, DataError), match=said) if said else nullcontext():
-        _require_same(cast(Strategy, speaking), claim(**({"train": {"epochs": 1}, "data": "ab" * 32} | other)))
+        same(speaking, claim(**({"train": {"epochs": 1}, "data": "ab" * 32} | other)))

@@ -119,6 +119,8 @@ class Models:
 
         if name in self.served or name == "default":
             raise UserError(f"{name}: there is a model of that name already")
+        if not folder.is_dir():
+            raise ModelError(f"{name}: {folder.name} is no folder")
         settings = folder / "adapter_config.json"
         try:
             stands_on = str(json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"])

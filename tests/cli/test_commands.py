@@ -69,7 +69,7 @@ def test_train_then_look_at_the_result(luthier: Command, tiny: Path) -> None:
 
 @pytest.mark.usefixtures("config")
 def test_which_step_was_kept_is_said(luthier: Command) -> None:
-    ruined = ("train.learning_rate=20", "train.max_steps=6", "train.epochs=9", "train.evaluate_every=1")
+    ruined = ("train.learning_rate=40", "train.max_steps=6", "train.epochs=9", "train.evaluate_every=1")
     out = done(luthier("train", "c.yaml", *ruined))
     kept = json.loads(Path("run/metrics.json").read_text())["final_step"]
     assert f"kept         step {kept} of 6, which has the lowest held-out loss" in out and kept < 6

@@ -29,9 +29,9 @@ def until(said: Callable[[], bool]) -> None:
 
 def waiting(tmp_path: Path) -> list[str]:
     """A command that takes as long as it is let: it reads a pipe."""
-    if not (tmp_path / "pipe.jsonl").exists():
-        os.mkfifo(tmp_path / "pipe.jsonl")
-    return ["data", "inspect", str(tmp_path / "pipe.jsonl")]
+    if not (tmp_path / "pipe.yaml").exists():
+        os.mkfifo(tmp_path / "pipe.yaml")
+    return ["train", str(tmp_path / "pipe.yaml")]
 
 
 def test_one_after_the_other(tmp_path: Path) -> None:
