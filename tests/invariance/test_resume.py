@@ -76,7 +76,7 @@ def test_evaluation_and_saving_do_not_touch_the_run(train: Train) -> None:
 
 
 def test_the_best_checkpoint_stands_at_the_top(train: Train) -> None:
-    folder = train("run", train__max_steps=6, train__evaluate_every=1, train__learning_rate=20.0, output__final="best")
+    folder = train("run", train__max_steps=6, train__evaluate_every=1, train__learning_rate=40.0, output__final="best")
     held = metrics(folder, "held_out_loss")
     best = held.index(min(held)) + 1
     assert best < 6, "the learning rate should have ruined the later steps"
