@@ -162,7 +162,7 @@ def together(ranks: int, files: Sequence[str]) -> None:
             process.kill()
     if any(codes):
         print(codes, file=sys.stderr)
-        raise SystemExit(f"a process of {ranks} failed")
+        raise RuntimeError(f"a process of {ranks} failed")
 
 
 def numbers(folder: Path) -> dict[str, list[float]]:

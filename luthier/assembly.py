@@ -67,6 +67,8 @@ class Assembly:
         self.config, self.ready, self.strategy = config, ready, strategy
         self.models, self.evaluator = models, evaluator
         self.findings: list[Finding] = []
+        self.kernels: list[str] = []
+        """Those in use."""
         self.adapter = cast(Adapter, config.adapter)
         self.objective = cast(Objective, config.objective)
         self.precision = choose_precision(config.train.precision, strategy.device.type)
@@ -196,9 +198,12 @@ class Assembly:
             add_value_head(model)
         if self.config.train.gradient_checkpointing:
             recompute_layers(model, every=int(self.config.train.gradient_checkpointing))
-        lacking = self.strategy.any(native.library() is None)  # or what is learnt would depend on who has a compiler
-        if self.strategy.device.type == "cpu" and not self.strategy.cut:
-            quicken(model, self.config.train.kernels, helpers=not lacking)
+        wanted = self.config.train.kernels
+        if self.strategy.device.type == "cpu" and not self.strategy.cut and wanted != "plain":
+            lacking = self.strategy.any(
+                native.library() is None
+            )  # or what is learnt would depend on who has a compiler
+            self.kernels = quicken(model, wanted, helpers=not lacking)
         return model
 
     def _calibrate(self, model: Any, rows: Loader) -> Iterator[None]:

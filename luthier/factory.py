@@ -27,10 +27,9 @@ from luthier.data.store import Rows
 from luthier.data.stream import require_stream
 from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
-from luthier.errors import CheckFailed, StorageError
+from luthier.errors import CheckFailed, LuthierError, StorageError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.export.certificate import of_run
-from luthier.kernels import native
 from luthier.models.find import pinned
 from luthier.models.inputs import inputs_of, on_disk
 from luthier.models.load import ModelLoader, ModelLoaderLike
@@ -164,7 +163,7 @@ class Factory:
             if strategy.rank == 0:
                 held.enter_context(claim.folder.lock())
                 claim.folder.require_free(restart=restart)  # again: the one who had it may have finished
-                claim.take(_files(config, ready), restart=restart)
+                claim.take(_files(config, ready, assembly.kernels), restart=restart)
             held.callback(checkpoints.wait)
             strategy.barrier()
             job = _resume(job, checkpoints, stages)
@@ -245,7 +244,10 @@ class Factory:
         with refused_writes_of(folder / "the tuned model"):
             trained.save(folder)
         if trained.strategy.ranks == 1:
-            of_run(folder, trained.model, ready.renderer, (example.content for example in ready.data.held_out))
+            try:
+                of_run(folder, trained.model, ready.renderer, (example.content for example in ready.data.held_out))
+            except LuthierError as error:  # which must not cost what was learnt
+                stages.stage(f"warning: no certificate: {error}")
         if trained.strategy.rank == 0:
             write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             fold(folder)
@@ -338,10 +340,10 @@ def _data_id(data: Prepared, files: Sequence[Path]) -> str:
     return fingerprint(parts())
 
 
-def _files(config: RunConfig, ready: Ready) -> Files:
+def _files(config: RunConfig, ready: Ready, kernels: Sequence[str]) -> Files:
     return {
         "config.yaml": config.to_yaml(),
-        "environment.json": json.dumps(environment() | {"native_helpers": native.state()}, indent=1) + "\n",
+        "environment.json": json.dumps(environment() | {"kernels": [*kernels]}, indent=1) + "\n",
         INPUTS: inputs_of(config),
         ROWS: ready.data.ledger.to_json(),
     }

@@ -21,12 +21,18 @@ def shipped(package: str, name: str) -> Any:
     return yaml.load(files(package).joinpath(name).read_text(encoding="utf-8"), Loader=LOADER)  # noqa: S506 - a safe one
 
 
-def filled(package: str, name: str, **values: Any) -> str:
-    """A page that lies in one of our packages, a template of jinja, with values as they are: they must be safe."""
-    from jinja2 import Environment
+def filled(package: str, name: str, *, escape: bool = False, **values: Any) -> str:
+    """A page that lies in one of our packages, a template of jinja, with values as they are, or escaped for HTML."""
+    from jinja2 import Environment, StrictUndefined
 
     text = files(package).joinpath(name).read_text(encoding="utf-8")
-    page = Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701 - see above
+    page = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=escape,  # noqa: S701 - not every page is HTML
+    )
     page.filters["e"] = html.escape
     return page.from_string(text).render(values)
 

@@ -6,14 +6,13 @@ import hashlib
 import json
 import os
 import secrets
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from luthier.drive import jobs
 from luthier.errors import LuthierError, OutputError
 
 
@@ -24,7 +23,7 @@ def deploy(
         Literal["local", "docker"], typer.Option(help="A server on this machine, or files for containers.")
     ] = "local",
     output: Annotated[
-        str, typer.Option("--output", "-o", help="A new folder for keys, log and files.", show_default=False)
+        str, typer.Option("--output", "-o", help="A new folder for keys, and files for containers.", show_default=False)
     ],
     port: Annotated[int, typer.Option(help="Where it listens, on this machine alone.", min=1, max=65535)] = 8000,
     wait: Annotated[int, typer.Option(help="Seconds until it must answer.", min=1)] = 300,
@@ -46,12 +45,9 @@ def deploy(
     url = f"http://127.0.0.1:{port}/v1"
     if to == "local":
         command = ["serve", model, "--host", "127.0.0.1", "--port", str(port), "--keys", str(place / "keys")]
-        with (place / "log.txt").open("w", encoding="utf-8") as log:
-            started = subprocess.Popen(
-                [sys.executable, "-m", "luthier", *command], stdout=log, stderr=log, start_new_session=True
-            )
-        name = _answering(started, url, key, place / "log.txt", wait)
-        console.print(f"serving  {name} at {url}, process {started.pid} (kill {started.pid} ends it)", markup=False)
+        server = jobs.submit(command, about=f"serve-{Path(model).name}", queued=False)
+        name = _answering(server, url, key, wait)
+        console.print(f"serving  {name} at {url} (luthier jobs stop {server.name} ends it)", markup=False)
     else:
         name = "model"
         console.print(f"start it (cd {output} && docker compose up --build -d), or see kubernetes.yaml", markup=False)
@@ -64,13 +60,13 @@ def deploy(
     )
 
 
-def _answering(server: subprocess.Popen[bytes], url: str, key: str, log: Path, seconds: int) -> str:
+def _answering(server: jobs.Job, url: str, key: str, seconds: int) -> str:
     """The name of the model of a server that has answered a question; one that does not is ended."""
     import httpx2 as httpx
 
     client = httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=seconds)
     until = time.monotonic() + seconds
-    while server.poll() is None and time.monotonic() < until:
+    while server.status in jobs.LIVE and time.monotonic() < until:
         try:
             name = str(client.get(f"{url}/models").json()["data"][0]["id"])
             asked = {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
@@ -78,10 +74,14 @@ def _answering(server: subprocess.Popen[bytes], url: str, key: str, log: Path, s
         except httpx.TransportError:
             time.sleep(0.5)
         except (httpx.HTTPStatusError, ValueError, LookupError) as error:
-            server.terminate()
-            raise LuthierError(f"{url}: does not answer as it should: {error}; see {log}") from None
+            server.stop()
+            raise LuthierError(f"{url}: does not answer as it should: {error}; {_see(server)}") from None
         else:
             return name
-    server.terminate()
-    last = (log.read_text(encoding="utf-8").strip().splitlines() or ["it said nothing"])[-1]
-    raise LuthierError(f"the server did not come up within {seconds} seconds: {last}; see {log}")
+    server.stop()
+    last = (server.log.strip().splitlines() or ["it said nothing"])[-1]
+    raise LuthierError(f"the server did not come up within {seconds} seconds: {last}; {_see(server)}")
+
+
+def _see(server: jobs.Job) -> str:
+    return f"luthier jobs log {server.name} has the rest"

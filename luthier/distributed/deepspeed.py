@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.distributed.mesh import Axes, Mesh
 from luthier.distributed.strategy import Around, Found, LossOf, Movable, Of
 from luthier.distributed.together import Cut, Together
-from luthier.errors import MissingExtra, UserError
+from luthier.errors import UserError
+from luthier.supplies import library
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +39,7 @@ class DeepSpeed(Cut):
             raise UserError("parallel.offload: all needs weights that are cut; write stage: 3, or offload: optimizer")
         self.allow(config.train, "optimizer", ("adamw",), "parallel: fsdp")
         self.allow(config, "objective", ("sft", "pretrain", "dpo", "orpo", "simpo", "cpo"), "parallel: fsdp")
-        try:
-            import deepspeed  # noqa: F401
-        except ImportError:
-            raise MissingExtra("parallel: deepspeed", "the library deepspeed", "deepspeed") from None
+        library("deepspeed", "parallel: deepspeed", "deepspeed")
 
     def open(self) -> ZeroStrategy:
         """Join the process group that torchrun describes.

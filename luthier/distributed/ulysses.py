@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed._functional_collectives import all_gather_single, all_to_all_single
 
 from luthier.distributed.fsdp import FsdpStrategy
 from luthier.distributed.layers import base_of, layers_of
@@ -83,8 +83,8 @@ class SequenceStrategy(FsdpStrategy):
     def _together(self, _: nn.Module, __: Any, inputs: dict[str, Any], output: Any) -> Any:
         """The whole rows; each rank is given a part of the gradient of each part."""
         if "whole_length" in inputs:
-            parts = all_gather_single(output.last_hidden_state.contiguous(), 0, self.group).chunk(self.parts)
-            output.last_hidden_state = torch.cat(parts, dim=1)[:, : inputs["whole_length"]]
+            parts = self._sent(output.last_hidden_state.expand(self.parts, -1, -1, -1))
+            output.last_hidden_state = torch.cat(parts.unbind(), dim=1)[:, : inputs["whole_length"]]
         return output
 
     def _exchange(self, base: Any) -> None:
@@ -126,4 +126,19 @@ class SequenceStrategy(FsdpStrategy):
 
     def _sent(self, pieces: Tensor) -> Tensor:
         """The n-th piece to the n-th rank; returns those that came, in the order of ranks."""
-        return all_to_all_single(pieces.contiguous(), None, None, self.group)
+        sent: Tensor = _Sent.apply(pieces.contiguous(), self.group)  # type: ignore[no-untyped-call]
+        return sent
+
+
+class _Sent(torch.autograd.Function):
+    """Comes back when all is there: what computes with pointers (`kernels.native`) cannot wait for tensors to come."""
+
+    @staticmethod
+    def forward(ctx: Any, pieces: Tensor, group: Any) -> Tensor:
+        ctx.group, came = group, torch.empty_like(pieces)
+        dist.all_to_all_single(came, pieces, group=group)
+        return came
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
+        return _Sent.apply(slopes[0].contiguous(), ctx.group), None  # type: ignore[no-untyped-call]

@@ -103,13 +103,13 @@ class Likelihood(Kind):
         groups = plan(sizes, subject.layout, ranks=1)[0] if made else []
         return [(group := [numbers[i] for i in places], partial(measured, group)) for places in groups]
 
+    @abstractmethod
     def sequences(self, row: Example, renderer: Renderer) -> Sequence[Tokens]:
         """The sequences to be measured."""
-        raise NotImplementedError
 
+    @abstractmethod
     def found(self, row: Example, losses: Sequence[RowLoss]) -> Found:
         """What the negative log-likelihoods of its sequences say about a row."""
-        raise NotImplementedError
 
 
 class Loss(Likelihood):

@@ -3,7 +3,8 @@
 What it does: `score` from 0 to 1, higher is better, which is averaged; or, where a metric of many rows is no mean of
 theirs (BLEU), `statistics` to be summed and `total`, which makes the metric of the sums.
 What it must not know: models, files, other rows.
-To add one: a class with `score`, one line in `plugins.BUILT_IN["metric"]` (or an entry point `luthier.metric`).
+To add one: a `Scored` with `score`, or a `Metric`; and one line in `plugins.yaml` (or an entry point
+`luthier.metric`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -48,17 +50,25 @@ class Metric(Part):
         """The metric, of statistics summed over rows."""
         return mean(sums)
 
-    def score(self, answer: str, reference: str) -> float:
-        """How well an answer matches the reference, from 0 to 1."""
-        raise NotImplementedError
-
+    @abstractmethod
     def statistics(self, answers: Sequence[str], asked: Question) -> dict[str, list[float]]:
         """Numbers to be summed over rows, by the name of the result; nothing where the metric does not apply."""
+
+
+class Scored(Metric):
+    """Base of those that give each answer a score."""
+
+    @abstractmethod
+    def score(self, answer: str, reference: str) -> float:
+        """How well an answer matches the reference, from 0 to 1."""
+
+    def statistics(self, answers: Sequence[str], asked: Question) -> dict[str, list[float]]:
+        """The mean over answers, where the row has a reference."""
         scores = [self.score(answer, asked.reference) for answer in answers] if asked.reference.strip() else []
         return {self.type: [sum(scores) / len(scores), 1.0]} if scores else {}
 
 
-class ExactMatch(Metric):
+class ExactMatch(Scored):
     """1 when answer and reference are equal but for case, punctuation, articles and spaces (SQuAD's normalisation)."""
 
     type: Literal["exact_match"] = "exact_match"
@@ -68,7 +78,7 @@ class ExactMatch(Metric):
         return float(normalised(answer) == normalised(reference))
 
 
-class TokenF1(Metric):
+class TokenF1(Scored):
     """Overlap of words (characters in Chinese and Japanese) as F1 (Rajpurkar et al. 2016, arXiv:1606.05250)."""
 
     type: Literal["token_f1"] = "token_f1"
@@ -109,13 +119,9 @@ class SacreBleu(Metric):
         (counts,) = self.opened()._extract_corpus_statistics(answers[:1], [[asked.reference]])
         return {self.type: [float(count) for count in counts]}
 
-    def score(self, answer: str, reference: str) -> float:
-        """The metric of a single sentence."""
-        return float(self.opened().sentence_score(answer, [reference]).score) / 100
-
+    @abstractmethod
     def opened(self) -> Any:
         """sacrebleu's own object."""
-        raise NotImplementedError
 
 
 class ChrF(SacreBleu):

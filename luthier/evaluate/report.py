@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from luthier.evaluate.compare import LOWER, Comparison, judged, measured, pairs, scores_of
 from luthier.evaluate.measure import Measured
 from luthier.evaluate.records import Record, by_slice
+from luthier.supplies import filled
 from luthier.system.files import write_text
 
 MOST_CHANGED = 20
@@ -106,14 +106,9 @@ def _change(base: Record, tuned: Record) -> Change:
 
 def write(folder: Path, models: Sequence[str], found: Sequence[Section]) -> None:
     """Write report.md, report.html and regressions.jsonl."""
-    import jinja2
-
-    room = files("luthier.evaluate").joinpath("templates")
+    told = {"models": models, "sections": found, "isfinite": math.isfinite}
     for name in ("report.md", "report.html"):
-        template = room.joinpath(f"{name}.j2").read_text(encoding="utf-8")
-        made = jinja2.Environment(autoescape=name.endswith("html"), trim_blocks=True, lstrip_blocks=True)
-        write_text(
-            folder / name, made.from_string(template).render(models=models, sections=found, isfinite=math.isfinite)
-        )
+        text = filled("luthier.evaluate", f"templates/{name}.j2", escape=name.endswith("html"), **told)
+        write_text(folder / name, text)
     lost = (record for section in found for record in section.regressions)
     write_text(folder / "regressions.jsonl", (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in lost))

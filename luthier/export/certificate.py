@@ -13,18 +13,16 @@ import math
 import platform
 import runpy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from luthier.data.conversation import Content, Conversation, conversations
 from luthier.errors import CertificateError, ModelError
 from luthier.export.safety import require_safe
+from luthier.supplies import shipped
 from luthier.system.files import sha256_of, write_text
 
 if TYPE_CHECKING:
@@ -202,10 +200,9 @@ def _code(runs_on: str) -> Any:
         return runpy.run_path(str(code))["Model"]
 
 
-@cache
 def tolerances() -> dict[str, dict[str, float]]:
     """How far answers may differ, by precision."""
-    return dict(yaml.safe_load(files("luthier.export").joinpath("tolerances.yaml").read_text(encoding="utf-8")))
+    return dict(shipped("luthier.export", "tolerances.yaml"))
 
 
 def _first_difference(expected: Sequence[int], found: Sequence[int], decode: Any) -> str:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import json
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import yaml
 
-from luthier.errors import MissingExtra, ModelError
+from luthier.errors import ModelError
 from luthier.export.base import Exporter, Subject, infer_with
+from luthier.supplies import library, shipped
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -42,10 +40,9 @@ class Gguf(Exporter):
         infer_with(subject, folder, precision=self.precision)
 
 
-@cache
 def tables() -> dict[str, Any]:
     """What is known of families, tokenizers and precisions."""
-    return dict(yaml.safe_load(files("luthier.export").joinpath("families.yaml").read_text(encoding="utf-8")))
+    return dict(shipped("luthier.export", "families.yaml"))
 
 
 def convert(subject: Subject, file: Path, precision: str) -> None:
@@ -160,15 +157,12 @@ def _packed(value: NDArray[np.float32], kind: str) -> NDArray[Any]:
     wanted = GGMLQuantizationType[kind]
     if not kind.endswith("_K"):
         return quantize(value, wanted)
-    try:
-        import xllamacpp.xllamacpp as library
-    except ImportError:
-        raise MissingExtra(f"precision {kind}", "xllamacpp", "gguf") from None
+    own = library("xllamacpp.xllamacpp", f"precision {kind}", "gguf", called="xllamacpp")
     value, rows = np.ascontiguousarray(value), int(np.prod(value.shape[:-1]))
     packed = np.empty(quant_shape_to_byte_shape(value.shape, wanted), dtype=np.uint8)
     sizes = (ctypes.c_int64(size) for size in (0, rows, value.shape[-1]))
     pointers = (ctypes.c_void_p(array.ctypes.data) for array in (value, packed))
-    ctypes.CDLL(library.__file__).ggml_quantize_chunk(ctypes.c_int(wanted.value), *pointers, *sizes, None)
+    ctypes.CDLL(own.__file__).ggml_quantize_chunk(ctypes.c_int(wanted.value), *pointers, *sizes, None)
     return packed
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.errors import MissingExtra, UserError
+from luthier.errors import UserError
 from luthier.inference.engine import Sampling
+from luthier.supplies import library
 
 
 class Draw:
@@ -108,8 +109,5 @@ class Guide:
 
 @lru_cache(maxsize=16)
 def _vocabulary(tokenizer: Any, size: int) -> Any:
-    try:
-        import llguidance.hf
-    except ImportError:
-        raise MissingExtra("an answer held to a schema", "llguidance", "serve") from None
-    return llguidance.hf.from_tokenizer(tokenizer, n_vocab=size)
+    guided = library("llguidance.hf", "an answer held to a schema", "serve", called="llguidance")
+    return guided.from_tokenizer(tokenizer, n_vocab=size)

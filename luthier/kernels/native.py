@@ -48,6 +48,8 @@ def call(name: str, *arguments: Tensor | float | int) -> None:
     """Run a helper; tensors are contiguous, float32 or int64, and on the CPU. The number of threads is added."""
     found = library()
     assert found is not None, reason()
+    if any(isinstance(a, Tensor) and not a.data_ptr() and a.numel() for a in arguments):
+        raise TypeError(f"{name}: a tensor without memory of its own")  # such as one that is still to be received
     given = [
         ctypes.c_void_p(a.data_ptr())
         if isinstance(a, Tensor)

@@ -40,10 +40,12 @@ def quicken(model: Any, kernels: Kernels, *, helpers: bool = True) -> list[str]:
         UserError: a kernel that the config names cannot be had here.
     """
     every: dict[str, Callable[[Any], bool]] = {"lora": _lora, "norm": _norms, "gated": _gates, "attention": _attention}
+    if kernels == "plain":
+        return []
     missing = native.reason() if helpers else "one of the processes has no native helpers; see luthier doctor there"
     if not isinstance(kernels, str) and missing and set(kernels) - {"lora"}:
         raise UserError(f"train.kernels: {', '.join(kernels)}: {missing}; write auto or [lora]")
-    wanted = [] if kernels == "plain" else [*every] if kernels == "auto" else kernels
+    wanted = [*every] if kernels == "auto" else kernels
     return [name for name in every if name in wanted and (name == "lora" or not missing) and every[name](model)]
 
 

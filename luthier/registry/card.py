@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from luthier.registry.origin import origin_of, read_json
+from luthier.supplies import filled
 from luthier.tracking.run import INPUTS, RunFolder
 
 
@@ -19,17 +19,13 @@ def card(folder: Path, *, title: str = "", parents: Sequence[str] = ()) -> str:
     Raises:
         OutputError: an unfinished run, or nothing says what it was made of.
     """
-    from jinja2 import Environment, StrictUndefined
-
     told: dict[str, Any] = {name: read_json(folder / file) for name, file in FILES.items()}
     origin = origin_of(folder)
-    template = files("luthier.registry").joinpath("card.md.jinja").read_text(encoding="utf-8")
-    # autoescape is for HTML; what could end the head of the card is written as JSON strings
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
-    return environment.from_string(template).render(
-        told, title=title or folder.resolve().name, origin=origin, parents=list(parents or origin.parents),
-        config=(RunFolder(folder).record() or {}).get("config"), adapter=(folder / "adapter_config.json").is_file(),
-    )  # fmt: skip
+    told |= {"title": title or folder.resolve().name, "origin": origin, "parents": list(parents or origin.parents)}
+    told |= {"config": (RunFolder(folder).record() or {}).get("config")}
+    # what could end the head of the card is written as JSON strings
+    adapter = (folder / "adapter_config.json").is_file()
+    return filled("luthier.registry", "card.md.jinja", **told, adapter=adapter)
 
 
 FILES = {"inputs": INPUTS, "environment": "environment.json", "ledger": "rows.json"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 from luthier.errors import ModelError
 from luthier.registry.index import Registry, Version
 from luthier.registry.names import SCHEME
 from luthier.registry.origin import read_json
+from luthier.supplies import filled
 from luthier.tracking.run import INPUTS
 
 
@@ -53,8 +53,6 @@ def made_of(registry: Registry, version: Version) -> list[Version]:
 
 def drawn(node: Node, below: Sequence[Version]) -> str:
     """An SVG picture of the tree: every line one thing, behind it what it was made of; above, what was made of it."""
-    from jinja2 import Environment
-
     lines = [(0, len(below), Node(one.uri, f"{one.made} of {', '.join(one.parents)}")) for one in below]
 
     def grow(one: Node, depth: int, parent: int) -> None:
@@ -64,5 +62,4 @@ def drawn(node: Node, below: Sequence[Version]) -> str:
             grow(source, depth + 1, row)
 
     grow(node, 1 if below else 0, len(below))
-    template = files("luthier.registry").joinpath("lineage.svg.jinja").read_text(encoding="utf-8")
-    return Environment(autoescape=True).from_string(template).render(lines=lines)
+    return filled("luthier.registry", "lineage.svg.jinja", escape=True, lines=lines)

@@ -41,7 +41,8 @@ class Models:
         self.engine = HfEngine(loader.load_for_use(config), loader.renderer(config))
         self.engine.model.eval()
         self.batcher = Batcher(self.engine.model, int(self.engine.pad), slots=slots)
-        self.name = Path(path).name if Path(path).exists() else path
+        short = Path(path).name
+        self.name = short if Path(path).exists() and short != BASE else path
         self.served: dict[str, tuple[str, Renderer]] = {self.name: (BASE, self.engine.renderer)}
         if self.found.adapter is not None:
             below = loader.renderer(ModelConfig(path=self.found.location, revision=self.found.revision))

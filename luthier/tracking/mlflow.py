@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.errors import MissingExtra
 from luthier.plugins import Part
+from luthier.supplies import library
 from luthier.system.files import refused_writes_of
 from luthier.system.home import home
 from luthier.tracking.run import RunFolder, flat
@@ -24,10 +24,7 @@ class MLflow(Part):
 
     def open(self, folder: Path) -> MLflowTracker:
         """Raises MissingExtra where mlflow is not installed."""
-        try:
-            import mlflow  # noqa: F401
-        except ImportError:
-            raise MissingExtra("output.trackers: mlflow", "mlflow", "registry") from None
+        library("mlflow", "output.trackers: mlflow", "registry")
         return MLflowTracker(folder, self.uri or f"sqlite:///{home() / 'mlflow.sqlite'}", self.experiment)
 
 

@@ -6,12 +6,11 @@ steps that it does again come out the same.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.errors import MissingExtra
+from luthier import supplies
 from luthier.plugins import Part
 from luthier.system.files import refused_writes_of
 from luthier.tracking.run import RunFolder, flat
@@ -62,10 +61,7 @@ class ServiceTracker:
     """One run of a service, begun with the first thing that is logged, since its config stands in `run.json` then."""
 
     def __init__(self, library: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        try:
-            self.library: Any = importlib.import_module(library)
-        except ImportError:
-            raise MissingExtra(f"output.trackers: {library}", library, library) from None
+        self.library = supplies.library(library, f"output.trackers: {library}", library)
         self.folder, self.settings, self.run = folder, settings, None
 
     def _run(self) -> Any:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.errors import MissingExtra
 from luthier.plugins import Part
+from luthier.supplies import library
 from luthier.system.files import refused_writes_of
 
 
@@ -18,10 +18,7 @@ class TensorBoard(Part):
 
     def open(self, folder: Path) -> TensorBoardTracker:
         """Raises MissingExtra where tensorboard is not installed."""
-        try:
-            import tensorboard  # noqa: F401
-        except ImportError:
-            raise MissingExtra("output.trackers: tensorboard", "tensorboard", "tensorboard") from None
+        library("tensorboard", "output.trackers: tensorboard", "tensorboard")
         return TensorBoardTracker(folder / "tensorboard")
 
 

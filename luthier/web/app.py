@@ -18,9 +18,11 @@ from luthier.web.texts import LANGUAGES, Speaker, preferred
 
 COMMANDS = {
     "evaluate": ("evaluate", "compare"),
-    "models": ("models list", "models fetch", "models merge"),
+    "models": ("models list", "models fetch", "models merge", "models register", "models show", "models diff",
+               "models promote", "models rollback", "reproduce"),
+    "ship": ("export", "verify", "deploy", "generate"),
     "tools": ("doctor", "plan", "config explain", "plugins", "migrate"),
-}
+}  # fmt: skip
 """Tabs that are commands, and nothing else."""
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; base-uri 'self'"
 

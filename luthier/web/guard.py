@@ -15,6 +15,9 @@ KINDS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".md", ".parquet", ".arrow",
          ".bz2", ".png")  # fmt: skip
 """Endings of files that are taken: what the data room reads."""
 
+REGISTERED = re.compile(r"models:/\w[\w.-]*[/@]\w[\w.-]*")
+"""Names of the registry, which keeps its folders to itself."""
+
 
 def inside(folder: Path, said: Iterable[str]) -> None:
     """Refuse words that lead out of a folder, also behind an equals sign or a colon.
@@ -24,6 +27,8 @@ def inside(folder: Path, said: Iterable[str]) -> None:
     """
     home = folder.resolve()
     for word in said:
+        if REGISTERED.fullmatch(word):
+            continue
         for part in (word, *re.split(r"[=:,]", word)):
             named = part.strip()
             place = Path(named).expanduser() if named.startswith("~") else home / named

@@ -23,7 +23,8 @@ from luthier.web.texts import Speaker
 
 EASY = ("model.path", "data.train", "objective.type", "adapter.type", "train.epochs", "output.dir")
 """The keys of the first page, with what is measured to be a good start."""
-ROWS, MODELS = ("source", "data", "train", "held_out"), ("model", "path", "base", "tuned", "runs")
+ROWS = ("source", "rows", "data", "train", "held_out")
+MODELS = ("model", "models", "path", "folder", "base", "tuned", "runs")
 """Keys of configs and commands that name files of rows, and models."""
 LOOK_SECONDS = 1.0
 """Between two looks at what a job has written."""

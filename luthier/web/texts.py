@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 
-import yaml
+from luthier.supplies import shipped
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 
@@ -14,7 +13,7 @@ LANGUAGES = {"en": "English", "zh": "中文"}
 @cache
 def texts(language: str) -> Mapping[str, str]:
     """The texts of a language, by keys such as `train.start`."""
-    tree = yaml.safe_load(files("luthier.web").joinpath("text", f"{language}.yaml").read_text(encoding="utf-8"))
+    tree = shipped("luthier.web", f"text/{language}.yaml")
     return {f"{part}.{key}": said for part, inner in tree.items() for key, said in inner.items()}
 
 

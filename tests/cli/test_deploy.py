@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import http.server
+import json
 import re
 import socket
-import sys
+import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from luthier.cli.main import app
+from luthier.drive import jobs
 from luthier.errors import LuthierError, OutputError
-
-PYTHON = sys.executable
-SERVER = """#!{python} -I
-import hashlib, http.server, json, sys
-
-words = sys.argv
-digest = open(words[words.index("--keys") + 1]).read().split()[1]
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self, body={{"data": [{{"id": "tuned"}}]}}):
-        key = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        known = hashlib.sha256(key.encode()).hexdigest() == digest
-        data = json.dumps(body).encode()
-        self.send_response({status} if known else 401)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_POST = do_GET
-
-
-if {fails}:
-    sys.exit("no model 'x'")
-http.server.HTTPServer(("127.0.0.1", int(words[words.index("--port") + 1])), Handler).serve_forever()
-"""
 
 
 def free_port() -> int:
@@ -48,37 +25,58 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, status: int = 200, fails: bool = False) -> None:
-    script = tmp_path / "server"
-    script.write_text(SERVER.format(python=PYTHON, status=status, fails=fails))
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
+def deployed(model: str, place: Path, port: int) -> str:
+    words = ["deploy", model, "-o", str(place), "--port", str(port), "--wait", "120"]
+    return CliRunner().invoke(app, words, catch_exceptions=False).stdout
 
 
-def words(tmp_path: Path) -> list[str]:
-    return ["deploy", "x", "-o", str(tmp_path / "out"), "--port", str(free_port()), "--wait", "20"]
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Jobs, also as their own processes see them."""
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
 
 
-def test_it_says_address_key_and_a_line_to_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stands_in(monkeypatch, tmp_path)
-    said = CliRunner().invoke(app, words(tmp_path), catch_exceptions=False).stdout
-    process = re.search(r"serving  tuned at http://127\.0\.0\.1:\d+/v1, process (\d+)", said)
-    assert process is not None
-    os.kill(int(process[1]), 15)
+@pytest.mark.slow
+def test_it_says_address_key_and_a_line_to_ask(tiny: Path, tmp_path: Path) -> None:
+    port = free_port()
+    said = deployed(str(tiny), tmp_path / "out", port)
+    serving = re.search(rf"serving  (\S+) at (http://127\.0\.0\.1:{port}/v1) \(luthier jobs stop (\S+) ends it", said)
     key = re.search(r"key      (lk-\S+)  \(shown once", said)
+    assert serving is not None and key is not None and "/v1/chat/completions" in said
     keys = tmp_path / "out" / "keys"
-    assert key is not None and keys.read_text() == f"first {hashlib.sha256(key[1].encode()).hexdigest()}\n"
-    assert keys.stat().st_mode & 0o077 == 0
-    assert f"-H 'Authorization: Bearer {key[1]}'" in said and "/v1/chat/completions" in said
+    assert keys.read_text() == f"first {hashlib.sha256(key[1].encode()).hexdigest()}\n"
+    assert keys.stat().st_mode & 0o077 == 0 and f"-H 'Authorization: Bearer {key[1]}'" in said
+    asked = urllib.request.Request(f"{serving[2]}/models", headers={"Authorization": f"Bearer {key[1]}"})
+    with urllib.request.urlopen(asked) as answer:
+        assert json.load(answer)["data"][0]["id"] == serving[1]
+    server = jobs.job(serving[3])
+    server.stop()
+    while server.status in jobs.LIVE:
+        pass
+    assert server.status == "stopped"
 
 
-def test_a_server_that_ends_or_refuses_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stands_in(monkeypatch, tmp_path, fails=True)
-    with pytest.raises(LuthierError, match=r"did not come up within 20 seconds: no model 'x'; see .*log\.txt"):
-        CliRunner().invoke(app, words(tmp_path), catch_exceptions=False)
+@pytest.mark.slow
+def test_a_server_that_ends_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LuthierError, match=r"did not come up within 120 seconds: .*; luthier jobs log \d+-serve-x has"):
+        deployed("no-such-model/x", tmp_path / "out", free_port())
     with pytest.raises(OutputError, match="holds something already"):
-        CliRunner().invoke(app, words(tmp_path), catch_exceptions=False)
-    (tmp_path / "out").rename(tmp_path / "before")
-    stands_in(monkeypatch, tmp_path, status=500)
-    with pytest.raises(LuthierError, match="does not answer as it should"):
-        CliRunner().invoke(app, words(tmp_path), catch_exceptions=False)
+        deployed("no-such-model/x", tmp_path / "out", free_port())
+
+
+@pytest.mark.slow
+def test_what_answers_otherwise_is_not_taken_for_it(tiny: Path, tmp_path: Path) -> None:
+    """Another server has the port."""
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(500)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(LuthierError, match="does not answer as it should"):
+            deployed(str(tiny), tmp_path / "out", other.server_port)
+        other.shutdown()

@@ -11,7 +11,8 @@ from luthier.web.guard import inside, kept
 
 AWAY = [
     "/etc/passwd", "../x", "a/../../x", "~/x", "~root/x", "output.dir=/tmp/x", "--memory=../x", "hub:/etc",
-    "x,/etc/passwd", "file:///etc/passwd", "a\x00b", "link/x",
+    "x,/etc/passwd", "file:///etc/passwd", "a\x00b", "link/x", "models:/../x",
+    "models:/a/../../../x",
 ]  # fmt: skip
 HERE = [
     "data/a.csv",
@@ -22,6 +23,8 @@ HERE = [
     "train.epochs=2",
     "",
     "--limit",
+    "models:/support/3",
+    "models:/support@live",
     "a/../b",
 ]
 

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from luthier.web import forms
+from luthier.web.app import COMMANDS
 from luthier.web.texts import LANGUAGES, Speaker, preferred, texts
 from tests.house.source import ROOT
 
@@ -24,10 +25,9 @@ def test_what_is_asked_for_is_there() -> None:
     """Keys in the code, sections of a config, commands of tabs."""
     code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "luthier" / "web").glob("*.py"))
     asked = set(re.findall(r'say\("([\w.]+)"', code)) | {f"section.{name}" for name in forms.sections()}
-    words = set(
-        re.findall(r'"((?:data|models|config|runs|jobs) \w+|evaluate|compare|doctor|plan|plugins|migrate)"', code)
-    )
-    asked |= {f"command.{word.replace(' ', '_')}" for word in words}
+    words = {word for name, several in COMMANDS.items() for word in several}
+    asked |= {f"command.{word.replace(' ', '_')}" for word in words | set(re.findall(r'"(data \w+)"', code))}
+    asked |= {f"tab.{name}" for name in COMMANDS} | {f"{name}.about" for name in COMMANDS}
     assert len(asked) > 25 and asked - texts("en").keys() == set()
 
 

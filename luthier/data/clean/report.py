@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from luthier.data.clean.ledger import Tally
 from luthier.supplies import filled
@@ -22,7 +23,13 @@ def markdown(
     tally: Tally, *, source: str, cleaners: Sequence[str], done: str = "cleaned", by: str = "mended by"
 ) -> str:
     """The report as Markdown."""
-    told = {"source": source, "cleaners": ", ".join(cleaners), "done": done, "by": by, "spread": _spread}
+    told: dict[str, Any] = {
+        "source": source,
+        "cleaners": ", ".join(cleaners),
+        "done": done,
+        "by": by,
+        "spread": _spread,
+    }
     return filled("luthier.data.clean", "report.md", tally=tally, **told)
 
 
@@ -38,7 +45,7 @@ def page(tally: Tally, *, source: str, cleaners: Sequence[str]) -> str:
     def say(text: str) -> str:
         return html.escape(text.replace(folder, "") if len(folder) > len("./") else text)
 
-    told = {"source": source, "cleaners": ", ".join(cleaners), "say": say, "histogram": histogram}
+    told: dict[str, Any] = {"source": source, "cleaners": ", ".join(cleaners), "say": say, "histogram": histogram}
     return filled("luthier.data.clean", "report.html", tally=tally, **told)
 
 
