@@ -30,6 +30,7 @@ from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
 from luthier.errors import CheckFailed, LuthierError, StorageError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
 from luthier.export.certificate import of_run
+from luthier.models.faster import plain
 from luthier.models.find import pinned
 from luthier.models.inputs import inputs_of, on_disk
 from luthier.models.load import ModelLoader, ModelLoaderLike
@@ -234,7 +235,7 @@ class Factory:
         """Choose the final weights, measure them, write them and the report."""
         trained, folder = job.trained, Path(config.output.dir)
         final = _final_weights(config, trained, checkpoints, state, stages)
-        trained.model.eval()
+        plain(trained.model.eval())
         metrics: dict[str, float] = {"steps": state.step, "tokens": state.tokens, "final_step": final}
         if job.evaluate is not None:
             metrics |= job.evaluate()

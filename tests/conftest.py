@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -69,6 +70,21 @@ def own_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Rendered rows, answers of models, runs and versions are kept by each test for itself."""
     for room in ("system.kept", "registry.index"):
         monkeypatch.setattr(f"luthier.{room}.home", lambda: tmp_path / "home")
+
+
+@pytest.fixture(autouse=True)
+def short_endings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the hundreds of runs within tests, those marked `whole` alone end with a certificate and a picture."""
+    if request.node.get_closest_marker("whole") is None:
+        for name in ("of_run", "plot_loss"):
+            monkeypatch.setattr(f"luthier.factory.{name}", lambda *_: None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def old_objects() -> None:
+    """Are not looked at by every collection, of which each run asks for one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from luthier.tracking.run import RunFolder, require_same
 from luthier.train.state import State
 from luthier.train.step import Job
 
+pytestmark = pytest.mark.whole
+
 
 def test_a_run_leaves_what_it_promises(run_config: Callable[..., Any]) -> None:
     config = run_config(evaluate__metrics=["token_f1"], evaluate__max_new_tokens=4, train__evaluate_every=2)

@@ -78,10 +78,12 @@ class Job:
         return "running" if (self.folder / "started").exists() else "waiting"
 
     def stop(self) -> None:
-        """Ask it to save and end; one that waits does not begin."""
-        if self.status in LIVE and (number := self._read("alive")):
-            with suppress(ProcessLookupError):
-                os.killpg(int(number), signal.SIGTERM)  # the command as well as who waits for it
+        """Ask it to save and end; one that waits, or has hardly been given, does not begin."""
+        if self.status in LIVE:
+            (self.folder / "stop").touch()
+            if number := self._read("alive"):
+                with suppress(ProcessLookupError):
+                    os.killpg(int(number), signal.SIGTERM)  # the command as well as who waits for it
 
     def _record(self) -> dict[str, Any]:
         return dict(json.loads((self.folder / "job.json").read_text(encoding="utf-8")))
@@ -145,7 +147,7 @@ def work(folder: Path) -> int:
         while mine.queued and not asked and any(map(_before(mine), jobs())):
             time.sleep(LOOK_SECONDS)
         code = Interrupted.exit_status
-        if not asked:
+        if not asked and not (folder / "stop").exists():
             (folder / "started").touch()
             command = [sys.executable, "-m", "luthier", *mine.arguments]
             code = subprocess.run(  # which holds the lock too, should this process be killed

@@ -49,10 +49,24 @@ def quicken(model: Any, kernels: Kernels, *, helpers: bool = True) -> list[str]:
     return [name for name in every if name in wanted and (name == "lora" or not missing) and every[name](model)]
 
 
+def plain(model: Any) -> None:
+    """Undo what `quicken` did: who is given a tuned model has nothing but transformers and peft."""
+    for module in model.modules():
+        if isinstance(module, Quick):
+            module.__class__ = type(module).__bases__[1]
+    base = base_of(model)
+    if base.config.get_text_config()._attn_implementation == tiles.NAME:
+        base.set_attn_implementation(attention.NAME)
+
+
+class Quick:
+    """What modules that a kernel computes have in common."""
+
+
 def _computing(module: nn.Module, forward: Callable[..., Any]) -> None:
     """Give a module a subclass of its own class with another `forward`."""
     kind = type(module)
-    module.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    module.__class__ = type(kind.__name__, (Quick, kind), {"forward": forward, "__module__": kind.__module__})
 
 
 def _asked(x: Tensor) -> bool:

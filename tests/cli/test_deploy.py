@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -51,9 +52,7 @@ def test_it_says_address_key_and_a_line_to_ask(tiny: Path, tmp_path: Path) -> No
         assert json.load(answer)["data"][0]["id"] == serving[1]
     server = jobs.job(serving[3])
     server.stop()
-    while server.status in jobs.LIVE:
-        pass
-    assert server.status == "stopped"
+    ended(server)
 
 
 @pytest.mark.slow
@@ -80,3 +79,14 @@ def test_what_answers_otherwise_is_not_taken_for_it(tiny: Path, tmp_path: Path) 
         with pytest.raises(LuthierError, match="does not answer as it should"):
             deployed(str(tiny), tmp_path / "out", other.server_port)
         other.shutdown()
+    (server,) = jobs.jobs()
+    ended(server)
+
+
+def ended(server: jobs.Job) -> None:
+    """Waits for it, and sees that it was stopped."""
+    for _ in range(300):
+        if server.status not in jobs.LIVE:
+            break
+        time.sleep(0.1)
+    assert server.status == "stopped"

@@ -16,6 +16,8 @@ from luthier.export.folders import Merged
 from luthier.export.write import export
 from luthier.factory import Factory
 
+pytestmark = pytest.mark.whole
+
 
 def test_a_run_and_an_export_of_it(run_config: Callable[..., Any], tmp_path: Path) -> None:
     config = run_config(adapter={"type": "lora", "rank": 4}, train__learning_rate=5e-2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from luthier.errors import UserError
 from luthier.kernels import native
-from luthier.models.faster import quicken
+from luthier.models.faster import plain, quicken
 from tests.conftest import build_model
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -82,6 +82,10 @@ def test_plain_is_plain() -> None:
     model = adapted()
     kinds = [type(module) for module in model.modules()]
     assert quicken(model, "plain") == [] and [type(module) for module in model.modules()] == kinds
+    before = model.config._attn_implementation
+    assert quicken(model, "auto") and [type(module) for module in model.modules()] != kinds
+    plain(model)
+    assert [type(module) for module in model.modules()] == kinds and model.config._attn_implementation == before
 
 
 SIZES = {
