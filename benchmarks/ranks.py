@@ -1,10 +1,10 @@
 """What does `rank: auto` gain? `python -m benchmarks.ranks [--data alpaca] [--seeds 5] [--rates ...] [--jobs 2]`.
 
-SmolLM2 on real rows, 20 steps of 8; LoRA of rank 8 and of rank 2 on all layers against measured ranks and directions
-with as many parameters. Every method is trained with every learning rate (the first is the default one) and every
-seed, and judged by the held-out loss twice: at each rate, and at the rate that is best for it in the mean over seeds,
-where none wins by a rate that suits it. The command fails where `rank: auto` is not ahead in at least four of five
-seeds at the default rate.
+SmolLM2 on real rows, 20 steps of 8; LoRA of rank 8 on all layers against measured ranks and directions with as many
+parameters, and with a quarter of them. Every method is trained with every learning rate (the first is the default
+one) and every seed, and judged by the held-out loss twice: at each rate, and at the rate that is best for it in the
+mean over seeds, where none wins by a rate that suits it. The command fails where `rank: auto` is not ahead in at
+least four of five seeds at the default rate.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from benchmarks.common import MODEL, alpaca_rows, chatterbot_rows, in_process, m
 METHODS: dict[str, dict[str, Any]] = {
     "uniform 8": {"rank": 8},
     "auto 8": {"rank": "auto"},
-    "uniform 2": {"rank": 2},
     "auto 2": {"rank": "auto", "rank_budget": 2},
 }
-PAIRS = [("auto 8", "uniform 8"), ("auto 2", "uniform 2"), ("auto 2", "uniform 8")]
+PAIRS = [("auto 8", "uniform 8"), ("auto 2", "uniform 8")]
 """What is held against what."""
 DATA = {"chatterbot": chatterbot_rows, "alpaca": alpaca_rows}
 LIMIT, HELD_OUT, STEPS, BATCH = 600, 0.2, 20, 8
@@ -81,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=[*DATA], default="chatterbot")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rates", default="2e-4,1e-3,3e-3")
+    parser.add_argument("--rates", default="2e-4,1e-3")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()

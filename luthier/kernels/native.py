@@ -48,8 +48,11 @@ def call(name: str, *arguments: Tensor | float | int) -> None:
     """Run a helper; tensors are contiguous, float32 or int64, and on the CPU. The number of threads is added."""
     found = library()
     assert found is not None, reason()
-    if any(isinstance(a, Tensor) and not a.data_ptr() and a.numel() for a in arguments):
-        raise TypeError(f"{name}: a tensor without memory of its own")  # such as one that is still to be received
+    for a in arguments:
+        if isinstance(a, Tensor) and (a.dtype not in (torch.float32, torch.int64) or not a.is_cpu):
+            raise TypeError(f"{name}: {a.dtype} on {a.device}")
+        if isinstance(a, Tensor) and a.numel() and not a.data_ptr():
+            raise TypeError(f"{name}: a tensor without memory of its own")  # such as one that is still to be received
     given = [
         ctypes.c_void_p(a.data_ptr())
         if isinstance(a, Tensor)

@@ -38,8 +38,10 @@ def tiled_attention(
     """As `segment_attention`, which computes what is not a packed row in training."""
     pieces: Pieces | None = more.get("pieces")
     plain = attention_mask is not None or len(query) > 1 or query.shape[2] != key.shape[2] or more.get("dropout")
-    narrow = query.dtype != torch.float32 or query.shape[-1] % (2 * lanes()) or not torch.is_grad_enabled()
-    if plain or narrow or any(more.get(name) is not None for name in attention.UNSUPPORTED):
+    # in mixed precision, rotation leaves queries and keys single, and values are not
+    single = query.dtype == key.dtype == value.dtype == torch.float32 and torch.is_grad_enabled()
+    fit = query.shape[-1] % (2 * lanes()) == 0 and all(more.get(name) is None for name in attention.UNSUPPORTED)
+    if plain or not single or not fit:
         return attention.segment_attention(module, query, key, value, attention_mask, **more)
     scale = query.shape[-1] ** -0.5 if more.get("scaling") is None else more["scaling"]
     row = tuple(pieces or [(query.shape[2], None)])

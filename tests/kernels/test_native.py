@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from luthier.kernels import native
 from luthier.system.home import home
@@ -55,3 +56,23 @@ def test_one_pool_of_threads() -> None:
     maps = "print({line.split()[-1] for line in open('/proc/self/maps') if 'gomp' in line})"
     loaded = alone(f"{ONE}; {maps}", home()).splitlines()[1]
     assert loaded.count(".so") == 1 and "/torch/" in loaded
+
+
+@needed
+def test_what_is_not_as_they_take_it_is_refused() -> None:
+    """Before it is read or written as if it were."""
+    right = torch.zeros(8)
+    for wrong in (right.half(), right.double(), right.to("meta")):
+        with pytest.raises(TypeError, match="gated: torch"):
+            native.call("gated", right, right, wrong, 8, 0)
+
+
+@needed
+def test_what_is_still_to_come_is_refused() -> None:
+    class Coming(torch.Tensor):
+        def data_ptr(self) -> int:
+            return 0
+
+    right = torch.zeros(8)
+    with pytest.raises(TypeError, match="without memory"):
+        native.call("gated", right, right, right.as_subclass(Coming), 8, 0)

@@ -69,10 +69,11 @@ def test_a_row_without_pieces_is_one() -> None:
     near(inputs)
 
 
-def test_scores_that_are_far_apart() -> None:
+@pytest.mark.parametrize("times", [30, 300, 3000])
+def test_scores_that_are_far_apart(times: int) -> None:
     """Where exponents of a tile vanish beside those of another."""
     q, k, v = heads(((150, None),))
-    near([q * 30, k, v], scaling=1.0)
+    near([q * times, k, v], scaling=1.0)
 
 
 def test_scores_of_any_size_stay_finite() -> None:
@@ -93,6 +94,16 @@ def test_a_piece_is_the_same_beside_others_and_on_any_number_of_threads() -> Non
             assert torch.equal(alone[0], together[:, :200])
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_mixed_precision_runs_plain(kind: torch.dtype) -> None:
+    """Where rotation has made queries and keys single, and values are not."""
+    q, k, v = heads(((9, None),))
+    with torch.autocast("cpu", kind):
+        ours = found(tiled_attention, [q, k, v.to(kind)])
+        plain = found(segment_attention, [q, k, v.to(kind)])
+    assert all(map(torch.equal, ours, plain))
 
 
 def test_what_tiles_do_not_fit_runs_plain() -> None:
