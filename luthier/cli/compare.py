@@ -25,6 +25,14 @@ def compare(
     max_new_tokens: NewTokens = 128,
     limit: Limit = None,
     overrides: Overrides = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="A model that says which answer is better, both ways round; or {model: NAME, endpoint: "
+            "http://HOST:PORT/v1, key_variable: VARIABLE}.",
+            metavar="MODEL",
+        ),
+    ] = None,
     show: Annotated[int, typer.Option(help="Rows to print side by side per file, those that changed most.", min=0)] = 0,
     output: Annotated[
         str | None,
@@ -39,15 +47,21 @@ def compare(
     config = settings(metrics, max_new_tokens, limit, overrides or ())
     if len(models) < 2:
         raise typer.BadParameter("name two models or more; the first is the one to compare with")
+    from luthier.config import parse_section, value_of
+    from luthier.curate.writer import Writer
     from luthier.evaluate.report import sections, write
 
+    told = value_of(judge, source="--judge") if judge else None
+    judging = (
+        parse_section(Writer, told if isinstance(told, dict) else {"model": told}, source="--judge") if told else None
+    )
     folder = Path(output) if output else None
     names = [f"predictions-{number}.jsonl" for number in range(1, len(models) + 1)]
     measured = [
         measure_with_bar(model, data, config, output=str(folder / name) if folder else None)
         for model, name in zip(models, names, strict=True)
     ]
-    found = sections(models, measured)
+    found = sections(models, measured, judge=judging)
     for section in found:
         _table(section)
         _side_by_side(section, show)

@@ -39,8 +39,15 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(help="A folder, hub id, .gguf file, catalogue name or run.", show_default=False)
     ],
-    data: Data,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="A file of rows; may be given several times.", metavar="FILE")
+    ] = None,
     *,
+    harness: Annotated[
+        list[str] | None,
+        typer.Option(help="A task of lm-evaluation-harness, or a YAML file of one; several times.", metavar="TASK"),
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask the harness's tasks through the chat template.")] = False,
     metrics: Metrics = ALL_METRICS,
     max_new_tokens: NewTokens = 128,
     limit: Limit = None,
@@ -55,14 +62,31 @@ def evaluate(
     """Measure one model on files of rows: loss, choices, pairs and answers, whatever the rows are made for."""
     from luthier.cli import show
 
+    if not data and not harness:
+        raise typer.BadParameter("say what to measure it on: --data FILE, or --harness TASK")
     config = settings(metrics, max_new_tokens, limit, overrides or ())
-    for measured in measure_with_bar(model, data, config, output=output):
+    if harness:
+        _harness(model, harness, limit=limit, chat=chat)
+    for measured in measure_with_bar(model, data, config, output=output) if data else ():
         rows = len({record.row for record in measured.records})
         show.console.print(f"[bold]{measured.file}[/]")
         show.metrics({"rows": float(rows), **measured.metrics})
         _slices(measured)
-    if output:
+    if output and data:
         show.console.print(f"rows  {output}", markup=False)
+
+
+def _harness(model: str, tasks: Sequence[str], *, limit: int | None, chat: bool) -> None:
+    from luthier.cli import show
+    from luthier.evaluate.harness import harness
+    from luthier.models.load import ModelLoader
+
+    show.share_cores()
+    loader, config = ModelLoader(), ModelConfig(path=model)
+    found = harness(loader.load_for_use(config), loader.renderer(config), tasks, limit=limit, chat=chat)
+    for name, metrics in found.items():
+        show.console.print(f"[bold]{name}[/]")
+        show.metrics(metrics)
 
 
 def settings(metrics: str, max_new_tokens: int, limit: int | None, overrides: Sequence[str]) -> EvaluateConfig:

@@ -1,14 +1,21 @@
-"""Metrics that look at an answer for itself: is it JSON, is it the right call, what does a function of yours say."""
+"""Metrics that look at an answer for itself: JSON, calls, code that is run, and what a function of yours says."""
 
 from __future__ import annotations
 
 import json
+import math
 import runpy
+import secrets
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
 
+from luthier.config import Positive
 from luthier.data.strict import read_json
 from luthier.errors import UserError
 from luthier.evaluate.metrics import Metric
@@ -46,6 +53,63 @@ class ToolCalls(Metric):
         valid = [bool(calls) and all(_fits(name, arguments, tools) for name, arguments in calls) for calls in found]
         equal = [calls == right for calls in found]
         return {"call_valid": [sum(valid) / len(found), 1.0], "call_equal": [sum(equal) / len(found), 1.0]}
+
+
+class Passes(Metric):
+    """How likely one of k programs passes the tests of its row: pass@k (Chen et al. 2021, arXiv:2107.03374, eq. 1).
+
+    The programs run, as you: in a process of their own in an empty folder, with limits of time, memory and files, and
+    without a network where the system allows that. Rows are as HumanEval's (`test`, `entry_point`) or MBPP's.
+    """
+
+    type: Literal["pass"] = "pass"
+    seconds: Positive = 10
+    """Time that a program has."""
+    megabytes: Positive = 1024
+    """Memory that a program has."""
+
+    def statistics(self, answers: Sequence[str], asked: Question) -> dict[str, list[float]]:
+        """For k of 1, 10, 100 and as many as there are."""
+        tests = _tests(asked.fields)
+        if not tests:
+            return {}
+        right = sum(self._passes(_program(answer, asked.fields), tests) for answer in answers)
+        count = len(answers)
+        return {f"pass@{k}": [pass_at(k, count, right), 1.0] for k in sorted({1, 10, 100, count}) if k <= count}
+
+    def _passes(self, program: str, tests: str) -> bool:
+        sealed = secrets.token_hex(16)
+        limits = {"seconds": self.seconds, "megabytes": self.megabytes, "sealed": sealed}
+        asked = json.dumps({"program": f"{program}\n\n{tests}\n", **limits})
+        runner = files("luthier.evaluate").joinpath("templates", "run.py.txt")
+        with as_file(runner) as code, tempfile.TemporaryDirectory() as folder:
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-I", str(code)], input=asked, capture_output=True, text=True, cwd=folder, env={},
+                    timeout=2 * self.seconds, check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                return False
+        return done.stdout == sealed
+
+
+def pass_at(k: int, count: int, right: int) -> float:
+    """The chance that of k programs drawn from `count`, of which some are right, one is."""
+    return 1.0 - math.comb(count - right, k) / math.comb(count, k)
+
+
+def _tests(row: Mapping[str, Any]) -> str:
+    """The tests of a row as code; empty where it has none."""
+    if isinstance(row.get("test_list"), list):
+        return "\n".join(map(str, [row.get("test_setup_code") or "", *row["test_list"]]))
+    test = str(row.get("test") or "")
+    return f"{test}\n\ncheck({row['entry_point']})" if test and row.get("entry_point") else test
+
+
+def _program(answer: str, row: Mapping[str, Any]) -> str:
+    """The code of an answer; behind the prompt where that begins the function and the answer goes on with it."""
+    code, name = fenced(answer), row.get("entry_point")
+    return code if not name or f"def {name}" in code else f"{row.get('prompt', '')}{code}"
 
 
 class PythonFile(Metric):

@@ -25,7 +25,7 @@ class Question:
 def question(content: Content) -> Question | None:
     """The question a row asks, with the better of two answers; None for text and for rows that end otherwise."""
     if isinstance(content, Task):
-        known = content.answer or "test" in content.fields
+        known = content.answer or content.fields.keys() & {"test", "test_list"}
         return Question(content.asked, content.answer or "", fields=content.fields) if known else None
     if isinstance(content, Text):
         return None

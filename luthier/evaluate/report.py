@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from luthier.curate.writer import Writer
 from luthier.evaluate.compare import LOWER, Comparison, judged, measured, pairs, scores_of
+from luthier.evaluate.judge import preferred
 from luthier.evaluate.measure import Measured
 from luthier.evaluate.records import Record, by_slice
 from luthier.supplies import filled
@@ -56,12 +58,19 @@ class Section:
         return f"cannot tell: n would have to be about {one.needed:,}"
 
 
-def sections(models: Sequence[str], found: Sequence[Sequence[Measured]]) -> list[Section]:
-    """Each model against the first, file by file; all verdicts judged together, and all of slices."""
+def sections(
+    models: Sequence[str], found: Sequence[Sequence[Measured]], *, judge: Writer | None = None
+) -> list[Section]:
+    """Each model against the first, file by file; all verdicts judged together, and all of slices.
+
+    Raises:
+        UserError: the model that judges answers cannot be found, loaded or reached.
+    """
     made, raw, slices = [], list[list[Comparison]](), list[list[tuple[str, str, Comparison]]]()
     for number, other in enumerate(found[1:], 1):
         for base, tuned in zip(found[0], other, strict=True):
             both = pairs(base.records, tuned.records)
+            both = preferred(both, judge) if judge else both
             raw.append([measured(scores) for scores in scores_of(both)])
             slices.append(list(_sliced(both)))
             against = f", {models[number]} against {models[0]}" if len(found) > 2 else ""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from luthier.data.conversation import Conversation
 from luthier.errors import UserError
-from luthier.evaluate.checks import Json, PythonFile, ToolCalls, fenced, objects
+from luthier.evaluate.checks import Json, Passes, PythonFile, ToolCalls, fenced, objects, pass_at
 from luthier.evaluate.question import Question
 
 RIGHT = '{"name": "Ada", "age": 36}'
@@ -91,3 +94,63 @@ def test_a_function_of_ones_own(tmp_path: Path) -> None:
         PythonFile(path=str(file), function="gone").statistics(["a"], asked)
     with pytest.raises(UserError, match="no such file"):
         PythonFile(path=str(tmp_path / "no.py")).statistics(["a"], asked)
+
+
+HUMANEVAL = {
+    "prompt": "def twice(n):\n    '''Double.'''\n", "entry_point": "twice",
+    "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+}  # fmt: skip
+MBPP = {"text": "Double.", "test_list": ["assert twice(2) == 4", "assert twice(0) == 0"]}
+SOCKET = "import socket\ndef twice(n):\n    socket.create_connection(('127.0.0.1', PORT), 2)\n    return 2 * n"
+
+
+def passed(answers: list[str], row: dict[str, object], **limits: int) -> dict[str, list[float]]:
+    return Passes(**limits).statistics(answers, Question(Conversation(()), "", fields=row))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("row", [HUMANEVAL, MBPP], ids=["HumanEval", "MBPP"])
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("def twice(n):\n    return 2 * n", 1),
+        ("Here:\n```python\ndef twice(n):\n    return n + n\n```\nThat is it.", 1),
+        ("def twice(n):\n    return 3 * n", 0),
+        ("def twice(n: return", 0),
+        ("import sys\nsys.exit(0)", 0),
+        ("import os\nos._exit(0)", 0),
+        ("import os\nos.write(1, b'0' * 32)\nos._exit(0)", 0),
+        ("while True: pass", 0),
+        ("x = bytes(2**30)\ndef twice(n):\n    return 2 * n", 0),
+        ("open('x', 'wb').write(bytes(2**21))\ndef twice(n):\n    return 2 * n", 0),
+        ("import os\ndef twice(n):\n    return 2 * n if not os.listdir() and not os.environ.get('HOME') else 0", 1),
+    ],
+)
+def test_programs(row: dict[str, object], answer: str, right: int) -> None:
+    assert passed([answer], row, seconds=2, megabytes=512) == {"pass@1": [right, 1]}
+
+
+def test_an_answer_that_goes_on_with_the_function() -> None:
+    assert passed(["    return 2 * n\n"], HUMANEVAL) == {"pass@1": [1, 1]}
+
+
+def test_a_program_reaches_no_other(tmp_path: Path) -> None:
+    """Where the system lets a process give up its network."""
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        answer = SOCKET.replace("PORT", str(canary.getsockname()[1]))
+        found = passed([answer], MBPP)
+        canary.settimeout(0.1)
+        if found == {"pass@1": [0, 1]}:
+            with pytest.raises(TimeoutError):
+                canary.accept()
+        else:
+            assert subprocess.run(["unshare", "-rn", "true"], check=False).returncode != 0
+
+
+def test_pass_at_k() -> None:
+    """Equal to drawing all subsets."""
+    for count, right, k in [(5, 2, 1), (5, 2, 2), (6, 1, 4), (4, 4, 3), (4, 0, 2), (3, 2, 2)]:
+        drawn = list(combinations([True] * right + [False] * (count - right), k))
+        assert pass_at(k, count, right) == pytest.approx(sum(map(any, drawn)) / len(drawn))
+    good, bad = "def twice(n):\n    return 2 * n", "def twice(n):\n    return 0"
+    assert passed([good, bad, bad], HUMANEVAL) == {"pass@1": [pytest.approx(1 / 3), 1], "pass@3": [1, 1]}
+    assert passed([good], {"prompt": "no tests"}) == {}
