@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def run(*arguments: object) -> tuple[int, str]:
     """Status and errors of the command."""
     process: subprocess.Popen[str] = start("train", *arguments)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=500)
     return process.returncode, errors
 
 

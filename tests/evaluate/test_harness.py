@@ -23,7 +23,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{"q": f"What is {n}?", "choices": [f"It is {n}.", "No."], "answer": n % 2} for n in range(6)]
     (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     told = {
-        "task": "luthier_six", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.json")}},
+        "task": "luthier_six", "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.json")}},
         "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{choices}}",
         "doc_to_target": "answer", "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     }  # fmt: skip

@@ -92,7 +92,7 @@ USUAL = {
     "lion": ["pipeline"],
     "schedule-free": ["tensor"],
     "kto": ["fsdp", "sequence"],
-    "grpo": ["ddp"],
+    **dict.fromkeys(("adalora", "prefix", "grpo"), WHOLE),
     "distill": ["pipeline"],
     "reward": ["fsdp"],
     "simpo": ["tensor"],

@@ -29,16 +29,7 @@ def command(config: Path, *arguments: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "adapter",
-    [
-        "lora",
-        "full",
-        {"type": "lora", "init_lora_weights": "eva", "rank": 4},
-        {"type": "lora", "modules_to_save": ["lm_head"]},
-        {"type": "adalora", "init_r": 4, "target_r": 2, "tinit": 2, "tfinal": 1, "alpha": 40},
-        {"type": "prefix", "num_virtual_tokens": 4, "prefix_projection": True},
-    ],
-    ids=lambda adapter: "-".join(str(v) for v in adapter.values())[:20] if isinstance(adapter, dict) else adapter,
+    "adapter", ["full", {"type": "lora", "init_lora_weights": "eva", "rank": 4}], ids=["full", "eva"]
 )
 def test_two_processes_equal_one(run_config: Callable[..., Any], tmp_path: Path, adapter: Any) -> None:
     """Unequal rows, packed, several micro-batches a rank, a last step of one row, held-out loss on the way."""

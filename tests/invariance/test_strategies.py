@@ -87,7 +87,8 @@ class Home:
 def home(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Home:
     """With the runs of one process."""
     home = Home(tmp_path_factory.mktemp("home"), tokenizer)
-    together(1, [home.config(case, "one", None) for case in CASES])
+    needed = {*MAIN, *TOGETHER, *FACTORS}
+    together(1, [home.config(case, "one", None) for case in CASES if case in needed])
     return home
 
 
