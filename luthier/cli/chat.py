@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.cli.generate import MODEL, KeyVariable, engine
 from luthier.errors import UserError
 
 if TYPE_CHECKING:
     from luthier.data.conversation import Message
-    from luthier.inference.engine import Sampling
-    from luthier.inference.hf import HfEngine
+    from luthier.inference.engine import Engine, Sampling
 
 HELP = (
     "Type a message; /compare base shows what the model said before it was tuned, /reset forgets the conversation, "
@@ -24,9 +24,7 @@ HELP = (
 
 
 def chat(
-    model: Annotated[
-        str, typer.Argument(help="A folder, hub id, .gguf file, catalogue name or run.", show_default=False)
-    ],
+    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
     *,
     prompt: Annotated[str | None, typer.Option(help="Answer this one message and leave.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
@@ -37,23 +35,17 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
     seed: Annotated[int | None, typer.Option(help="Makes sampled answers repeatable.")] = None,
     tools: Annotated[Path | None, typer.Option(help="A JSON file with a list of tools that it may call.")] = None,
+    key_variable: KeyVariable = None,
 ) -> None:
     """Talk to a model, streaming, with history."""
-    from luthier.cli.show import console, share_cores
-
-    share_cores()
-    from luthier.config import ModelConfig
+    from luthier.cli.show import console
     from luthier.data.conversation import Message
     from luthier.inference.engine import Sampling
-    from luthier.inference.hf import HfEngine
-    from luthier.models.load import ModelLoader
 
-    loader, config = ModelLoader(), ModelConfig(path=model)
-    renderer = loader.renderer(config)
-    engine = HfEngine(loader.load_for_use(config), renderer)
+    talking = engine(model, key_variable)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     start = [Message(role="system", content=system)] if system else []
-    answer = partial(_answer, engine, sampling, _tools(tools) if tools else ())
+    answer = partial(_answer, talking, sampling, _tools(tools) if tools else ())
     if prompt is not None:
         answer([*start, Message(role="user", content=prompt)])
         return
@@ -64,7 +56,7 @@ def chat(
         if said == "/reset":
             history = list(start)
         elif said == "/compare base":
-            with getattr(engine.model, "disable_adapter", nullcontext)():
+            with untuned(talking):
                 answer(history[:-1]) if len(history) > len(start) else print("nothing was asked yet")
         elif said:
             asked = [*history, Message(role="user", content=said)]
@@ -72,6 +64,16 @@ def chat(
                 history = [*asked, Message(role="assistant", content=answer(asked))]
             except UserError as error:  # this message is forgotten, the conversation goes on
                 print(f"not answered: {error}", file=sys.stderr)
+
+
+def untuned(talking: Engine) -> AbstractContextManager[Any]:
+    """What a model was before it was tuned; raises UserError where that is not there."""
+    from luthier.inference.hf import HfEngine
+
+    if not isinstance(talking, HfEngine):
+        raise UserError("there is only the tuned model here; name the run, in whose folder its base is known")
+    found: AbstractContextManager[Any] = getattr(talking.model, "disable_adapter", nullcontext)()
+    return found
 
 
 def _ask() -> str | None:
@@ -94,7 +96,7 @@ def _tools(file: Path) -> tuple[Any, ...]:
     return tuple(conversation([Message(role="assistant", content="-", weight=0)], Origin(str(file), 1), text).tools)
 
 
-def _answer(engine: HfEngine, sampling: Sampling, tools: tuple[Any, ...], messages: list[Message]) -> str:
+def _answer(engine: Engine, sampling: Sampling, tools: tuple[Any, ...], messages: list[Message]) -> str:
     """Print an answer as it comes, and the tools that it calls."""
     from luthier.data.conversation import Conversation
     from luthier.server.answers import calls_in

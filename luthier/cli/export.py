@@ -25,6 +25,10 @@ def export(
     precision: Annotated[str | None, typer.Option(help="How weights are kept, such as float16, Q8_0 or int8.")] = None,
     data: Data = None,
     prompts: Annotated[int, typer.Option(help="Rows of --data to certify with.", min=1)] = 50,
+    upload: Annotated[
+        str | None, typer.Option(help="Say what would be uploaded to this repository of the model hub.", metavar="REPO")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload it, into a private repository.")] = False,
 ) -> None:
     """Write a model in a format that others run, and prove that it answers as it did in training."""
     from luthier.cli import show
@@ -42,6 +46,10 @@ def export(
     measured = write(subject, exporter, Path(output), asked(subject, data or [], prompts))
     measures(measured)
     show.console.print(f'exported  {output}\nask it    python {output}/infer.py "What can you do?"', markup=False)
+    if upload:
+        from luthier.export.hub import upload as sent
+
+        show.console.print(sent(Path(output), upload, dry_run=not yes), markup=False)
 
 
 def asked(subject: object, files: list[str], limit: int) -> list[Conversation]:

@@ -11,12 +11,16 @@ from luthier.errors import DataError, OutputError, UserError
 
 if TYPE_CHECKING:
     from luthier.data.conversation import Conversation
+    from luthier.inference.engine import Engine
+
+MODEL = "A folder, run, export, hub id, .gguf file or catalogue name; or an endpoint: http://HOST:PORT/v1#MODEL."
+KeyVariable = Annotated[str | None, typer.Option(help="The environment variable that holds an endpoint's key.")]
 
 
 def generate(
     rows: Annotated[str, typer.Argument(help="A file of rows: prompts, or conversations.", show_default=False)],
     *,
-    model: Annotated[str, typer.Option(help="A folder, hub id, .gguf file, catalogue name or run.")],
+    model: Annotated[str, typer.Option(help=MODEL)],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The .jsonl file of answers, in the order of the rows.")
     ],
@@ -28,6 +32,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Each row's answer has a seed of its own, numbered from this one.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends an answer; several times.")] = None,
     schema: Annotated[Path | None, typer.Option(help="A file with a JSON schema that answers are held to.")] = None,
+    key_variable: KeyVariable = None,
 ) -> None:
     """Answer every row of a file; after a kill, the same command goes on."""
     import json
@@ -52,7 +57,9 @@ def generate(
         task = bar.add_task(f"answering {rows}", total=len(asked), completed=len(kept), note="")
         with part.open("a", encoding="utf-8") as file:
             left = [i for i in range(len(asked)) if i not in kept]
-            for i, text in _answered(model, sampling, [asked[i][1] for i in left], [seed + i for i in left]):
+            prompts, seeds = [asked[i][1] for i in left], [seed + i for i in left]
+            answers = engine(model, key_variable).generate(prompts, sampling, seeds=seeds) if left else ()
+            for i, text in answers:
                 kept[left[i]] = text
                 file.write(json.dumps({"row": left[i], "answer": text}) + "\n")
                 file.flush()
@@ -96,19 +103,15 @@ def _kept(part: Path, head: dict[str, Any]) -> dict[int, str]:
     return {line["row"]: line["answer"] for line in lines[1:]}
 
 
-def _answered(model: str, sampling: Any, prompts: list[Conversation], seeds: list[int]) -> Any:
-    """Number and text of answers, as they are finished."""
+def engine(model: str, key_variable: str | None = None) -> Engine:
+    """What answers; an export is looked through for what might harm."""
     from luthier.cli.show import share_cores
 
-    if not prompts:
-        return
     share_cores()
-    from luthier.config import ModelConfig
-    from luthier.inference.hf import HfEngine
-    from luthier.models.load import ModelLoader
+    from luthier.export.safety import require_safe
+    from luthier.inference.exported import ExportedEngine, engine_for
 
-    loader, config = ModelLoader(), ModelConfig(path=model)
-    engine = HfEngine(loader.load_for_use(config), loader.renderer(config))
-    encoded = [engine.renderer.prompt(prompt.messages, prompt.tools) for prompt in prompts]
-    for i, answer in engine.answers(encoded, sampling, seeds):
-        yield i, answer.text()
+    found = engine_for(model, key_variable=key_variable)
+    if isinstance(found, ExportedEngine):
+        require_safe(Path(model))
+    return found

@@ -77,7 +77,9 @@ class Remembering:
         self.engine, self.name, self.asked = engine, name, Counter[bytes]()
         self.answers = database("answers", "CREATE TABLE IF NOT EXISTS answer (key BLOB PRIMARY KEY, said TEXT)")
 
-    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, str]]:
+    def generate(
+        self, prompts: Sequence[Conversation], sampling: Sampling, *, seeds: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, str]]:
         """Answers with the index of their prompt; what was answered before first."""
         keys = [self._key(prompt, sampling) for prompt in prompts]
         missing = []

@@ -178,8 +178,3 @@ def scores_of(both: Sequence[tuple[Record, Record]]) -> list[Scores]:
             tuned.append(other.counts[name])
     names = dict.fromkeys(name for one, _ in both for name in one.counts)
     return [Scores(name, *found[name]) for name in names if name in found]
-
-
-def compare_records(base: Sequence[Record], tuned: Sequence[Record]) -> list[Comparison]:
-    """Every metric of two models, judged together."""
-    return judged([measured(scores) for scores in scores_of(pairs(base, tuned))])

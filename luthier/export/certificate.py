@@ -11,10 +11,8 @@ from __future__ import annotations
 import json
 import math
 import platform
-import runpy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.data.conversation import Content, Conversation, conversations
 from luthier.errors import CertificateError, ModelError
 from luthier.export.safety import require_safe
+from luthier.inference.exported import code
 from luthier.supplies import shipped
 from luthier.system.files import sha256_of, write_text
 
@@ -46,7 +45,7 @@ def reference(model: Any, renderer: Renderer, prompts: Sequence[Conversation]) -
         CertificateError: training feeds other ids in front of an answer than chat does.
     """
     tokenizer, records = renderer.tokenizer, []
-    live = _code("hf")(None, model, tokenizer, renderer.stop_ids, renderer.options)
+    live = code("hf")(None, model, tokenizer, renderer.stop_ids, renderer.options)
     for prompt in prompts:
         messages = prompt.messages[: len(prompt.messages) - (prompt.messages[-1].role == "assistant")]
         text, ids = renderer.prompt_text(messages, prompt.tools), renderer.prompt(messages, prompt.tools)
@@ -192,12 +191,7 @@ def opened(folder: Path, runs_on: str) -> Any:
     from luthier.models.load import Readable
 
     with Readable(str(folder)):
-        return _code(runs_on)(folder)
-
-
-def _code(runs_on: str) -> Any:
-    with as_file(files("luthier.inference").joinpath("code", f"{runs_on}.py.txt")) as code:
-        return runpy.run_path(str(code))["Model"]
+        return code(runs_on)(folder)
 
 
 def tolerances() -> dict[str, dict[str, float]]:

@@ -20,6 +20,8 @@ from luthier.inference.engine import Sampling
 
 TRIES = 5
 """Times that a request is sent, where the server is busy (429), fails (5xx) or hangs up."""
+FURTHER = ("stop", "presence_penalty", "frequency_penalty", "top_k", "min_p", "repetition_penalty")
+"""Settings that are called there as here; the last three are those of vLLM, SGLang and `luthier serve`."""
 LONGEST_WAIT = 60.0
 """Most seconds between two tries, whatever a server asks for."""
 
@@ -42,7 +44,9 @@ class EndpointEngine:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self.client = httpx.Client(headers=headers, timeout=timeout_seconds)
 
-    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, str]]:
+    def generate(
+        self, prompts: Sequence[Conversation], sampling: Sampling, *, seeds: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, str]]:
         """Answers as they come.
 
         Raises:
@@ -50,7 +54,12 @@ class EndpointEngine:
         """
         pool = ThreadPoolExecutor(self.at_once)
         try:
-            asked = {pool.submit(self._answer, prompt, sampling, i): i for i, prompt in enumerate(prompts)}
+            first = sampling.seed
+
+            def seed(i: int) -> int | None:
+                return seeds[i] if seeds else None if first is None else first + i
+
+            asked = {pool.submit(self._answer, prompt, sampling, seed(i)): i for i, prompt in enumerate(prompts)}
             for answer in as_completed(asked):
                 yield asked[answer], answer.result()
         finally:
@@ -58,7 +67,7 @@ class EndpointEngine:
 
     def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
         """One answer, in pieces as the server sends them; raises as `generate`."""
-        response = self._sent(self._request(prompt, sampling, 0) | {"stream": True})
+        response = self._sent(self._request(prompt, sampling, sampling.seed) | {"stream": True})
         try:
             for line in response.iter_lines():
                 data = line.removeprefix("data:").strip()
@@ -70,22 +79,31 @@ class EndpointEngine:
         finally:
             response.close()
 
-    def _answer(self, prompt: Conversation, sampling: Sampling, number: int) -> str:
-        told = self._read(self._sent(self._request(prompt, sampling, number)).text)
+    def _answer(self, prompt: Conversation, sampling: Sampling, seed: int | None) -> str:
+        told = self._read(self._sent(self._request(prompt, sampling, seed)).text)
         try:
             return told["choices"][0]["message"]["content"] or ""
         except (LookupError, TypeError):
             raise ModelError(f"{self.url}: its answer has no choices[0].message: {self._plain(told)}") from None
 
-    def _request(self, prompt: Conversation, sampling: Sampling, number: int) -> dict[str, Any]:
+    def _request(self, prompt: Conversation, sampling: Sampling, seed: int | None) -> dict[str, Any]:
         messages = [message.for_template() for message in prompt.messages]
         for message in messages:
             for call in message.get("tool_calls", ()):
                 call["function"] = call["function"] | {"arguments": json.dumps(call["function"]["arguments"])}
-        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
-        seed = {} if sampling.seed is None else {"seed": sampling.seed + number}
+        drawn: dict[str, Any] = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_new_tokens,
+        }
+        usual = Sampling()  # what is not asked for is not sent: not every service knows it
+        drawn |= {k: getattr(sampling, k) for k in FURTHER if getattr(sampling, k) != getattr(usual, k)}
+        if sampling.schema is not None:
+            schema = {"name": "answer", "schema": json.loads(sampling.schema)}
+            drawn["response_format"] = {"type": "json_schema", "json_schema": schema}
+        seeded = {} if seed is None else {"seed": seed}
         tools = {"tools": [dict(tool) for tool in prompt.tools]} if prompt.tools else {}
-        return {"model": self.model, "messages": messages, **drawn, **seed, **tools}
+        return {"model": self.model, "messages": messages, **drawn, **seeded, **tools}
 
     def _sent(self, request: dict[str, Any]) -> httpx.Response:
         """The response to a request, tried again where that may help; a stream is not yet read."""

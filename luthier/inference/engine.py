@@ -44,8 +44,13 @@ class Sampling:
 class Engine(Protocol):
     """Something that answers."""
 
-    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, str]]:
-        """Answers with the index of their prompt, as they are finished. The last message is the one to answer."""
+    def generate(
+        self, prompts: Sequence[Conversation], sampling: Sampling, *, seeds: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, str]]:
+        """Answers with the index of their prompt, as they are finished. The last message is the one to answer.
+
+        Each answer has a seed: its own of `seeds`, or else numbered from the one of `sampling`.
+        """
 
     def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
         """One answer, in pieces as they come."""

@@ -31,10 +31,12 @@ class HfEngine:
         tokenizer = renderer.tokenizer
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(renderer.stop_ids, default=0)
 
-    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, str]]:
+    def generate(
+        self, prompts: Sequence[Conversation], sampling: Sampling, *, seeds: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, str]]:
         """Answers as they are finished, those to short prompts begun first."""
         encoded = [self.renderer.prompt(prompt.messages, prompt.tools) for prompt in prompts]
-        for i, answer in self.answers(encoded, sampling, None):
+        for i, answer in self.answers(encoded, sampling, seeds):
             yield i, answer.text()
 
     def complete(

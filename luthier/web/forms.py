@@ -7,7 +7,7 @@ written by hand stays where no field touches it, and a plug-in that is installed
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from io import StringIO
 from typing import Any, Literal
@@ -70,11 +70,6 @@ def fields(section: str, text: str) -> list[Field]:
     """The fields of a section, and of the kinds that the config picks in it."""
     whole = schema()["properties"][section]
     return list(_fields(section, whole, values(text).get(section)))
-
-
-def with_value(field: Field, value: Any) -> Field:
-    """A field that holds a value."""
-    return field if value is None else replace(field, value=value)
 
 
 def easy(keys: Sequence[str], text: str) -> list[Field]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.curate.writer import Writer
 from luthier.data.conversation import Conversation
-from luthier.evaluate.compare import compare_records, scores_of
+from luthier.evaluate.compare import judged, measured, pairs, scores_of
 from luthier.evaluate.judge import NAME, preferred, verdict
 from luthier.evaluate.records import Record
 
@@ -69,9 +68,10 @@ def test_a_win_rate_is_compared_like_any_metric(judging: Any) -> None:
     _, writer = judging(lambda first, second: "A" if first == "good" else "B")
     both = [(record("bad", f"{n}.1"), record("good", f"{n}.1")) for n in range(30)]
     base, tuned = zip(*preferred(both, writer), strict=True)
-    (found,) = [one for one in compare_records(base, tuned) if one.name == NAME]
+    scores = {one.name: one for one in scores_of(pairs(base, tuned))}
+    found = judged([measured(scores[NAME])])[0]
     assert (found.base, found.tuned, found.verdict) == (0.0, 1.0, "better")
-    assert [scores.name for scores in scores_of([(replace(base[0]), tuned[0])])] == ["exact_match", NAME]
+    assert [*scores] == ["exact_match", NAME]
 
 
 @pytest.mark.parametrize(

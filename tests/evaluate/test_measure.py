@@ -14,7 +14,8 @@ import torch
 from luthier.config import EvaluateConfig, ModelConfig, parse_section
 from luthier.data.conversation import Conversation, Message, Text
 from luthier.errors import DataError
-from luthier.evaluate.compare import Comparison, compare_records
+from luthier.evaluate.compare import Comparison, judged, pairs, scores_of
+from luthier.evaluate.compare import measured as unjudged
 from luthier.evaluate.measure import Measured, measure, rows_of
 from luthier.evaluate.question import question
 from luthier.evaluate.records import Record, totals
@@ -41,7 +42,7 @@ def of(found: Measured, kind: str) -> list[Record]:
 
 
 def compared(base: Measured, tuned: Measured) -> list[Comparison]:
-    return compare_records(base.records, tuned.records)
+    return judged([unjudged(scores) for scores in scores_of(pairs(base.records, tuned.records))])
 
 
 @pytest.fixture

@@ -164,3 +164,21 @@ def test_an_error_ends_the_others(endpoint: Endpoint) -> None:
     with pytest.raises(ModelError, match="400"):
         list(engine(endpoint, at_once=1).generate([ask("a")] * 50, GREEDY))
     assert len(endpoint.asked) < 50
+
+
+def test_settings_are_sent_where_they_are_asked_for(endpoint: Endpoint) -> None:
+    """No others: not every service knows them."""
+    usual = {"model", "messages", "temperature", "top_p", "max_tokens"}
+    list(engine(endpoint).generate([ask("a")], GREEDY))
+    assert set(endpoint.asked[-1]) == usual
+    how = Sampling(stop=("\n",), top_k=5, min_p=0.1, presence_penalty=0.5, schema='{"type": "object"}', seed=3)
+    list(engine(endpoint).generate([ask("a")], how, seeds=[9]))
+    told = endpoint.asked[-1]
+    assert (told["stop"], told["top_k"], told["min_p"], told["presence_penalty"], told["seed"]) == (
+        ["\n"],
+        5,
+        0.1,
+        0.5,
+        9,
+    )
+    assert told["response_format"]["json_schema"]["schema"] == {"type": "object"} and "frequency_penalty" not in told

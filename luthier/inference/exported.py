@@ -1,0 +1,96 @@
+"""Engines by what a model is named: one of transformers, an export (ONNX, GGUF) on its own runtime, or an endpoint."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Iterator, Sequence
+from importlib.resources import as_file, files
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from luthier.config import ModelConfig
+from luthier.data.conversation import Conversation
+from luthier.errors import MissingExtra, UserError
+from luthier.inference.engine import Engine, Sampling
+from luthier.models.load import ModelLoader, Readable
+
+RUNTIMES = {"onnx": ("model.onnx", "onnxruntime", "onnx"), "gguf": ("model.gguf", "xllamacpp", "gguf")}
+"""What an export is recognised by, what runs it, and the extra that brings that."""
+KNOWN = {"max_new_tokens", "temperature", "top_p", "seed"}
+"""What the code of exports can be told."""
+
+
+def engine_for(name: str, *, key_variable: str | None = None) -> Engine:
+    """What answers: `http://HOST:PORT/v1#MODEL`, a folder that `luthier export` wrote, or any other model.
+
+    Raises:
+        UserError: it cannot be found, or the variable of the endpoint's key is not set.
+        MissingExtra: the runtime of an export is not installed.
+    """
+    if name.startswith(("http://", "https://")):
+        from luthier.inference.endpoint import EndpointEngine
+
+        url, _, model = name.partition("#")
+        return EndpointEngine(url, model, key_variable=key_variable)
+    for runtime, (file, _, _) in RUNTIMES.items():
+        if (Path(name) / file).is_file():
+            return ExportedEngine(Path(name), runtime)
+    from luthier.inference.hf import HfEngine
+
+    loader, config = ModelLoader(), ModelConfig(path=name)
+    return HfEngine(loader.load_for_use(config), loader.renderer(config))
+
+
+class ExportedEngine:
+    """Answers of an export, one after the other, by the code that is written beside it."""
+
+    def __init__(self, folder: Path, runtime: str) -> None:
+        _, needed, extra = RUNTIMES[runtime]
+        self.name = f"{folder} (on {needed})"
+        try:
+            opened = code(runtime)
+        except ImportError:
+            raise MissingExtra(str(folder), needed, extra) from None
+        with Readable(str(folder)):
+            self.model = opened(folder)
+
+    def generate(
+        self, prompts: Sequence[Conversation], sampling: Sampling, *, seeds: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, str]]:
+        """Answers in order; raises UserError for settings that its runtime's code does not know."""
+        numbered = count(sampling.seed) if sampling.seed is not None else None
+        for i, prompt in enumerate(prompts):
+            seed = seeds[i] if seeds else next(numbered) if numbered else None
+            yield i, "".join(self._pieces(prompt, sampling, seed))
+
+    def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
+        """One answer, as its tokens come."""
+        return self._pieces(prompt, sampling, sampling.seed)
+
+    def _pieces(self, prompt: Conversation, sampling: Sampling, seed: int | None) -> Iterator[str]:
+        usual = Sampling()
+        unknown = [
+            key for key in Sampling.__slots__ if key not in KNOWN and getattr(sampling, key) != getattr(usual, key)
+        ]
+        if unknown:
+            raise UserError(f"{self.name} knows {', '.join(sorted(KNOWN))}, not {', '.join(unknown)}")
+        messages = [message.for_template() for message in prompt.messages]
+        ids = self.model.encode(self.model.text(messages, [dict(tool) for tool in prompt.tools] or None))
+        said: list[int] = []
+        shown = ""
+        for token in self.model.generate(ids, sampling.max_new_tokens, sampling.temperature, sampling.top_p, seed):
+            if token in self.model.stop_ids:
+                break
+            said.append(token)
+            text = self.model.decode(said)
+            if len(text) > len(shown) and not text.endswith("\ufffd"):  # half of a character
+                yield text[len(shown) :]
+                shown = text
+        yield self.model.decode(said)[len(shown) :] if said else ""
+
+
+def code(runtime: str) -> Any:
+    """The class `Model` of the code that exports carry; that code is ours, never a folder's."""
+    with as_file(files("luthier.inference").joinpath("code", f"{runtime}.py.txt")) as file:
+        return runpy.run_path(str(file))["Model"]
