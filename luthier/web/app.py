@@ -37,18 +37,45 @@ def page(board: Board) -> gr.Blocks:
             for code, name in LANGUAGES.items()
         )
         gr.HTML(f"<h1>Luthier</h1><p>{say('app.about')} — {others}</p>", elem_id="head")
-        with gr.Tab(say("tab.data"), id="data") as tab:
-            data_tab(board, [demo.load, tab.select])
-        with gr.Tab(say("tab.train"), id="train") as tab:
-            train_tab(board, tab)
-        with gr.Tab(say("tab.runs"), id="runs"):
-            runs_tab(board, demo)
-        with gr.Tab(say("tab.chat"), id="chat") as tab:
-            chat_tab(board, [tab.select])
-        for name, words in COMMANDS.items():
-            with gr.Tab(say(f"tab.{name}"), id=name) as tab:
-                command_tab(board, name, words, [tab.select])
+        with gr.Tabs() as tabs:
+            with gr.Tab(say("tab.data"), id="data") as tab:
+                data_tab(board, [demo.load, tab.select])
+            with gr.Tab(say("tab.train"), id="train") as tab:
+                train_tab(board, tab)
+            with gr.Tab(say("tab.runs"), id="runs") as tab:
+                runs_tab(board, tabs, tab)
+            with gr.Tab(say("tab.chat"), id="chat") as tab:
+                chat_tab(board, [tab.select])
+            for name, words in COMMANDS.items():
+                with gr.Tab(say(f"tab.{name}"), id=name) as tab:
+                    command_tab(board, name, words, [tab.select])
     return demo
+
+
+def theme() -> Any:
+    """Of all pages; its colours are dark enough on light ground, and light enough on dark ground, to be read."""
+    soft = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return soft.set(
+        background_fill_primary="*neutral_50",  # as it is; set() would forget it
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
+        link_text_color_dark="*primary_300",
+        link_text_color_hover_dark="*primary_200",
+        link_text_color_visited_dark="*primary_300",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_label_text_color="*primary_700",
+        block_title_text_color="*primary_700",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_secondary_background_fill_hover_dark="*neutral_700",
+        checkbox_label_background_fill_selected="*primary_600",
+    )
 
 
 def application(folder: Path, root: Any, *, users: Sequence[tuple[str, str]] = ()) -> FastAPI:
@@ -68,7 +95,6 @@ def application(folder: Path, root: Any, *, users: Sequence[tuple[str, str]] = (
         return answer
 
     style = files("luthier.web").joinpath("text", "board.css").read_text(encoding="utf-8")
-    theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     for language in LANGUAGES:
         app = gr.mount_gradio_app(
             app,
@@ -77,7 +103,7 @@ def application(folder: Path, root: Any, *, users: Sequence[tuple[str, str]] = (
             auth=list(users) or None,
             footer_links=[],
             max_file_size=MOST_BYTES,
-            theme=theme,
+            theme=theme(),
             css=style,
             show_error=True,
         )

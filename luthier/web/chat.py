@@ -19,28 +19,30 @@ from luthier.drive import jobs
 from luthier.errors import LuthierError
 from luthier.inference.endpoint import EndpointEngine
 from luthier.inference.engine import Sampling
-from luthier.web.pages import LOOK_SECONDS, Board, suggestions
+from luthier.web.pages import LOOK_SECONDS, NARROW, Board, suggestions
 
 SERVING = re.compile(r"serving (.+) at (http://[\w.:]+/v1)")
 LIKED = "data/liked.jsonl"
 """Rows of preferences, below the folder of the board."""
+HEIGHT = 320
+"""Of each talk, in pixels: both are seen on a phone."""
 History = list[dict[str, Any]]
 
 
 def chat_tab(board: Board, anew: Sequence[Any]) -> None:
     """A model, its base, and what they say to the same words."""
     say = board.say
+    model = gr.Dropdown([], allow_custom_value=True, label=say("chat.model"), elem_id="chat-model")
     with gr.Row():
-        model = gr.Dropdown([], allow_custom_value=True, label=say("chat.model"), elem_id="chat-model")
         load = gr.Button(say("chat.load"), variant="primary", elem_id="chat-load")
         unload = gr.Button(say("chat.unload"))
     job, look, told = gr.State(""), gr.Timer(LOOK_SECONDS, active=False), gr.Markdown(elem_id="chat-told")
     with gr.Row():
-        tuned = gr.Chatbot(label=say("chat.tuned"), elem_id="tuned", buttons=["copy"])
-        base = gr.Chatbot(label=say("chat.base"), elem_id="base", buttons=["copy"])
+        tuned = gr.Chatbot(label=say("chat.tuned"), elem_id="tuned", buttons=["copy"], height=HEIGHT)
+        base = gr.Chatbot(label=say("chat.base"), elem_id="base", buttons=["copy"], height=HEIGHT)
     with gr.Row():
-        temperature = gr.Slider(0, 2, 0, step=0.1, label=say("chat.temperature"))
-        longest = gr.Slider(1, 1024, 128, step=1, label=say("chat.longest"))
+        temperature = gr.Slider(0, 2, 0, step=0.1, label=say("chat.temperature"), min_width=NARROW)
+        longest = gr.Slider(1, 1024, 128, step=1, label=say("chat.longest"), min_width=NARROW)
     words = gr.Textbox(label=say("chat.say"), elem_id="chat-say", submit_btn=True)
     for event in anew:
         gr.on(event, lambda now: _models(board, now), model, model, show_progress="hidden")
@@ -49,8 +51,12 @@ def chat_tab(board: Board, anew: Sequence[Any]) -> None:
     look.tick(lambda name: _told(board, name), job, [told, look], show_progress="hidden")
     asked = [words, tuned, base, job, temperature, longest]
     words.submit(lambda *given: _answers(board, *given), asked, [words, tuned, base])
+
+    def like(mine: History, other: History, liked: gr.LikeData) -> None:
+        _like(board, mine, other, liked)
+
     for mine, other in ((tuned, base), (base, tuned)):
-        mine.like(lambda one, two, liked: _like(board, one, two, liked), [mine, other], None)
+        mine.like(like, [mine, other], None)
 
 
 def _models(board: Board, now: str | None) -> Any:

@@ -26,6 +26,8 @@ EASY = ("model.path", "data.train", "objective.type", "adapter.type", "train.epo
 ROWS = ("source", "rows", "data", "train", "held_out")
 MODELS = ("model", "models", "path", "folder", "base", "tuned", "runs")
 """Keys of configs and commands that name files of rows, and models."""
+NARROW = 280
+"""Pixels below which fields stand below each other."""
 LOOK_SECONDS = 1.0
 """Between two looks at what a job has written."""
 CHARTS = {"loss": ("loss", "held_out_loss"), "learning_rate": ("learning_rate",), "grad_norm": ("grad_norm",),
@@ -59,6 +61,7 @@ def component(board: Board, field: forms.Field) -> Any:
     value = field.default if field.value is None else field.value
     about = {"label": board.say.known(f"label.{field.path}") or key, "info": board.about(field.path, field.about)}
     common: dict[str, Any] = {**about, "interactive": True, "elem_id": f"field-{field.path.replace('.', '-')}"}
+    common["min_width"] = NARROW
     known = suggestions(board, key)
     if field.kind == "flag":
         return gr.Checkbox(bool(value), **common)
@@ -111,14 +114,25 @@ def command_tab(board: Board, about: str, words: Sequence[str], anew: Sequence[A
             said = {field.path: field.said(value) for field, value in zip(fields, values, strict=True)}
             return commands.line(board.root, word, said)
 
-        same = gr.Code(language="shell", interactive=False, label=say("common.same_line"), lines=1)
+        def spoken(*values: Any) -> str:
+            return shlex.join(["luthier", *line(*values)])
+
+        first = spoken(*(one.value for one in made))
+        same = _terminal(board, first)
         for one in made:
-            one.change(lambda *values: shlex.join(["luthier", *line(*values)]), made, same, show_progress="hidden")
+            one.change(spoken, made, same, show_progress="hidden")
         run = gr.Button(say("common.run"), variant="primary", elem_id=f"run-{about}")
         run.click(lambda *values: (board.start(line(*values), word), gr.Timer(active=True)), made, [job, look])
 
     output = gr.HTML(elem_id=f"{about}-output")
     look.tick(partial(_looked, board), job, [output, look], show_progress="hidden")
+
+
+def _terminal(board: Board, words: str = "") -> gr.Code:
+    """The line that does the same in a terminal, once there is one: an empty field is a box with nothing in it."""
+    looks: dict[str, Any] = {"lines": 1, "show_line_numbers": False, "wrap_lines": True, "buttons": ["copy"]}
+    label = board.say("common.same_line")
+    return gr.Code(words, language="shell", interactive=False, label=label, visible=bool(words), **looks)
 
 
 def _in_rows(board: Board, fields: Sequence[forms.Field]) -> list[Any]:
@@ -178,14 +192,14 @@ def train_tab(board: Board, tab: gr.Tab) -> None:
         return _typed(written, fresh, forms.with_rows(written, suggestions(board, "train")))
 
     tab.select(opened, [text, fresh], [text, fresh])
-    code = gr.Code(forms.FIRST, language="yaml", label=say("train.yaml"), elem_id="yaml")
+    code = gr.Code(forms.FIRST, language="yaml", label=say("train.yaml"), elem_id="yaml", buttons=["copy"])
     wrong = gr.Markdown(elem_id="problems")
     text.change(lambda written: (written, _problems(board, written)), text, [code, wrong], show_progress="hidden")
     code.blur(_typed, [text, fresh, code], [text, fresh], show_progress="hidden")
     with gr.Row():
         check = gr.Button(say("train.check"), elem_id="check")
         start = gr.Button(say("train.start"), variant="primary", elem_id="start")
-    line = gr.Code(language="shell", interactive=False, label=say("common.same_line"))
+    line = _terminal(board)
     job, look, output = gr.State(""), gr.Timer(LOOK_SECONDS, active=False), gr.HTML(elem_id="train-output")
     check.click(partial(_run, board, "check"), text, [job, line, look])
     start.click(partial(_run, board, "train"), text, [job, line, look])
@@ -209,7 +223,7 @@ def _problems(board: Board, text: str) -> str:
     return "\n".join(f"- {one}" for one in found) if found else board.say("train.valid")
 
 
-def _run(board: Board, verb: str, text: str) -> tuple[str, str, Any]:
+def _run(board: Board, verb: str, text: str) -> tuple[str, Any, Any]:
     """Write the config and give the command to a job."""
     if wrong := forms.problems(text):
         raise gr.Error("; ".join(wrong))
@@ -222,21 +236,22 @@ def _run(board: Board, verb: str, text: str) -> tuple[str, str, Any]:
     except LuthierError as error:
         raise gr.Error(str(error)) from error
     name = board.start(arguments, f"{verb}-{file.stem}", queued=verb == "train")
-    return name, shlex.join(["luthier", *arguments]), gr.Timer(active=True)
+    return name, _terminal(board, shlex.join(["luthier", *arguments])), gr.Timer(active=True)
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 
-def runs_tab(board: Board, demo: gr.Blocks) -> None:
+def runs_tab(board: Board, tabs: gr.Tabs, tab: gr.Tab) -> None:
     """Every job and every run: how it goes, its curves; stop it at a checkpoint, go on, do it again."""
     say = board.say
-    chosen = gr.Dropdown([], label=say("runs.job"), elem_id="job")
+    # jobs come while the page is open: a list of what may be chosen would refuse those that it does not know yet
+    chosen = gr.Dropdown([], allow_custom_value=True, label=say("runs.job"), elem_id="job")
     with gr.Row():
         stop = gr.Button(say("runs.stop"), elem_id="stop")
         again = gr.Button(say("runs.resume"), elem_id="resume")
-    output, look = gr.HTML(elem_id="run-output"), gr.Timer(LOOK_SECONDS)
-    shown_runs = gr.CheckboxGroup([], label=say("runs.compare"))
+    output, look = gr.HTML(elem_id="run-output"), gr.Timer(LOOK_SECONDS, active=False)
+    shown_runs = gr.CheckboxGroup([], label=say("runs.compare"), visible=False)
     compared = gr.HTML()
 
     def listed(now: str | None) -> Any:
@@ -245,17 +260,25 @@ def runs_tab(board: Board, demo: gr.Blocks) -> None:
         return gr.Dropdown(names, value=now if now in names else busy or next(iter(names), None))
 
     def looked(name: str | None) -> str:
-        return _looked(board, name)[0] + _curves_of(board, jobs.job(name)) if name else say("runs.none")
+        one = next((one for one in jobs.jobs() if one.name == name), None)
+        return _looked(board, one.name)[0] + _curves_of(board, one) if one else say("runs.none")
 
-    def resumed(name: str) -> str:
+    def resumed(name: str) -> Any:
         one = jobs.job(name)
-        return board.start(one.arguments, name.partition("-")[2], queued=one.queued)
+        return listed(board.start(one.arguments, name.partition("-")[2], queued=one.queued))
 
-    gr.on([demo.load, look.tick], listed, chosen, chosen, show_progress="hidden")
+    def seen(event: gr.SelectData) -> Any:
+        return gr.Timer(active=event.value == say("tab.runs"))
+
+    def compared_runs() -> Any:
+        return gr.CheckboxGroup(found := _runs(board), visible=bool(found))
+
+    tabs.select(seen, None, look, show_progress="hidden")
+    gr.on([tab.select, look.tick], listed, chosen, chosen, show_progress="hidden")
     gr.on([look.tick, chosen.change], looked, chosen, output, show_progress="hidden")
     stop.click(lambda name: jobs.job(name).stop(), chosen)
     again.click(resumed, chosen, chosen)
-    demo.load(lambda: gr.CheckboxGroup(_runs(board)), None, shown_runs)
+    tab.select(compared_runs, None, shown_runs, show_progress="hidden")
     shown_runs.change(lambda names: _compared(board, names), shown_runs, compared)
 
 

@@ -8,23 +8,32 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, FOOT = 640, 240, 56, 28
+WIDTH, HEIGHT, LEFT, FOOT = 420, 200, 56, 28
 POINTS = 400
 """Of a curve: of more steps, the lowest and the highest of neighbours are drawn, so that no spike is lost."""
 LINES = 400
 """Last lines of an output that are shown."""
+COLOURS = (
+    (16, 21, 28),
+    (230, 237, 243),
+    [(139, 148, 158), (255, 123, 114), (86, 211, 100), (227, 179, 65), (121, 192, 255), (210, 168, 255),
+     (86, 212, 221), (230, 237, 243)],
+)  # fmt: skip
+"""Of an output: ground, text, and those of a terminal, all of them light enough to be read on the ground."""
 
 
 def page_of(output: str) -> str:
     """A command's output, with the colours it has in a terminal, as HTML that holds nothing else."""
     from rich.console import Console
+    from rich.terminal_theme import TerminalTheme
     from rich.text import Text
 
     lines = [line.rsplit("\r", 1)[-1] for line in output.replace("\r\n", "\n").rstrip().split("\n")[-LINES:]]
     console = Console(record=True, file=StringIO(), width=200, force_terminal=True, color_system="truecolor")
     console.print(Text.from_ansi("\n".join(lines)), soft_wrap=True, end="")
-    code = console.export_html(inline_styles=True, code_format="{code}")
-    return f'<pre class="output" role="log" tabindex="0">{code}</pre>'
+    code = console.export_html(theme=TerminalTheme(*COLOURS), inline_styles=True, code_format="{code}")
+    # two elements: the outer one is laid out from its foot, so that the newest lines are seen
+    return f'<pre class="output" role="log" tabindex="0"><span>{code}</span></pre>'
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
