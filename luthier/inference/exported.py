@@ -13,7 +13,6 @@ from luthier.config import ModelConfig
 from luthier.data.conversation import Conversation
 from luthier.errors import MissingExtra, UserError
 from luthier.inference.engine import Engine, Sampling
-from luthier.models.load import ModelLoader, Readable
 
 RUNTIMES = {"onnx": ("model.onnx", "onnxruntime", "onnx"), "gguf": ("model.gguf", "xllamacpp", "gguf")}
 """What an export is recognised by, what runs it, and the extra that brings that."""
@@ -37,6 +36,7 @@ def engine_for(name: str, *, key_variable: str | None = None) -> Engine:
         if (Path(name) / file).is_file():
             return ExportedEngine(Path(name), runtime)
     from luthier.inference.hf import HfEngine
+    from luthier.models.load import ModelLoader
 
     loader, config = ModelLoader(), ModelConfig(path=name)
     return HfEngine(loader.load_for_use(config), loader.renderer(config))
@@ -46,6 +46,8 @@ class ExportedEngine:
     """Answers of an export, one after the other, by the code that is written beside it."""
 
     def __init__(self, folder: Path, runtime: str) -> None:
+        from luthier.models.load import Readable
+
         _, needed, extra = RUNTIMES[runtime]
         self.name = f"{folder} (on {needed})"
         try:
