@@ -139,15 +139,15 @@ def submit(arguments: Sequence[str], *, about: str, folder: Path | None = None, 
 
 def work(folder: Path) -> int:
     """Wait for the turn of a job, run it, and write down how it ended."""
-    mine, asked = Job(folder), []
+    mine, asked, word = Job(folder), [], folder / "stop"  # a word that came before the signal could be heard
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
     with locked(folder / "alive") as alive:
         alive.write(str(os.getpid()))
         alive.flush()
-        while mine.queued and not asked and any(map(_before(mine), jobs())):
+        while mine.queued and not (asked or word.exists()) and any(map(_before(mine), jobs())):
             time.sleep(LOOK_SECONDS)
         code = Interrupted.exit_status
-        if not asked and not (folder / "stop").exists():
+        if not (asked or word.exists()):
             (folder / "started").touch()
             command = [sys.executable, "-m", "luthier", *mine.arguments]
             code = subprocess.run(  # which holds the lock too, should this process be killed
