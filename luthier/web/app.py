@@ -11,6 +11,7 @@ import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
+from luthier.supplies import shipped
 from luthier.web.chat import chat_tab
 from luthier.web.guard import MOST_BYTES
 from luthier.web.pages import Board, command_tab, data_tab, runs_tab, train_tab
@@ -41,7 +42,7 @@ def page(board: Board) -> gr.Blocks:
             with gr.Tab(say("tab.data"), id="data") as tab:
                 data_tab(board, [demo.load, tab.select])
             with gr.Tab(say("tab.train"), id="train") as tab:
-                train_tab(board, tab)
+                train_tab(board, [demo.load, tab.select])
             with gr.Tab(say("tab.runs"), id="runs") as tab:
                 runs_tab(board, tabs, tab)
             with gr.Tab(say("tab.chat"), id="chat") as tab:
@@ -50,32 +51,6 @@ def page(board: Board) -> gr.Blocks:
                 with gr.Tab(say(f"tab.{name}"), id=name) as tab:
                     command_tab(board, name, words, [tab.select])
     return demo
-
-
-def theme() -> Any:
-    """Of all pages; its colours are dark enough on light ground, and light enough on dark ground, to be read."""
-    soft = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return soft.set(
-        background_fill_primary="*neutral_50",  # as it is; set() would forget it
-        input_border_width="1px",
-        input_border_color="*neutral_300",
-        input_placeholder_color="*neutral_500",
-        input_placeholder_color_dark="*neutral_400",
-        checkbox_border_color="*neutral_500",
-        checkbox_border_color_dark="*neutral_400",
-        link_text_color_dark="*primary_300",
-        link_text_color_hover_dark="*primary_200",
-        link_text_color_visited_dark="*primary_300",
-        body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_300",
-        block_label_text_color="*primary_700",
-        block_title_text_color="*primary_700",
-        button_primary_background_fill="*primary_600",
-        button_primary_background_fill_hover="*primary_700",
-        button_primary_background_fill_hover_dark="*primary_700",
-        button_secondary_background_fill_hover_dark="*neutral_700",
-        checkbox_label_background_fill_selected="*primary_600",
-    )
 
 
 def application(folder: Path, root: Any, *, users: Sequence[tuple[str, str]] = ()) -> FastAPI:
@@ -94,17 +69,13 @@ def application(folder: Path, root: Any, *, users: Sequence[tuple[str, str]] = (
         answer.headers["Referrer-Policy"] = "no-referrer"
         return answer
 
-    style = files("luthier.web").joinpath("text", "board.css").read_text(encoding="utf-8")
+    soft = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    looks: Any = {
+        "theme": soft.set(**shipped("luthier.web", "text/theme.yaml")["page"]),
+        "css": files("luthier.web").joinpath("text", "board.css").read_text(encoding="utf-8"),
+    }
+    rules: Any = {"auth": list(users) or None, "max_file_size": MOST_BYTES, "footer_links": [], "show_error": True}
     for language in LANGUAGES:
-        app = gr.mount_gradio_app(
-            app,
-            page(Board(folder.resolve(), root, Speaker(language))),
-            f"/{language}",
-            auth=list(users) or None,
-            footer_links=[],
-            max_file_size=MOST_BYTES,
-            theme=theme(),
-            css=style,
-            show_error=True,
-        )
+        shown = page(Board(folder.resolve(), root, Speaker(language)))
+        app = gr.mount_gradio_app(app, shown, f"/{language}", **rules, **looks)
     return app

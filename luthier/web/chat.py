@@ -9,6 +9,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -26,6 +27,8 @@ LIKED = "data/liked.jsonl"
 """Rows of preferences, below the folder of the board."""
 HEIGHT = 320
 """Of each talk, in pixels: both are seen on a phone."""
+COMING = {"status": "pending"}
+"""What is known of an answer that is not whole yet."""
 History = list[dict[str, Any]]
 
 
@@ -50,7 +53,7 @@ def chat_tab(board: Board, anew: Sequence[Any]) -> None:
     unload.click(lambda name: jobs.job(name).stop() if name else None, job)
     look.tick(lambda name: _told(board, name), job, [told, look], show_progress="hidden")
     asked = [words, tuned, base, job, temperature, longest]
-    words.submit(lambda *given: _answers(board, *given), asked, [words, tuned, base])
+    words.submit(partial(_answers, board), asked, [words, tuned, base])
 
     def like(mine: History, other: History, liked: gr.LikeData) -> None:
         _like(board, mine, other, liked)
@@ -61,11 +64,13 @@ def chat_tab(board: Board, anew: Sequence[Any]) -> None:
 
 def _models(board: Board, now: str | None) -> Any:
     found = suggestions(board, "model")
-    return gr.Dropdown(found, value=now or next(iter(found), None))
+    return gr.Dropdown(found) if now else gr.Dropdown(found, value=next(iter(found), None))
 
 
-def _serve(board: Board, model: str) -> str:
+def _serve(board: Board, model: str | None) -> str:
     """A server on a free port; it ends with its job."""
+    if not model:
+        raise gr.Error(board.say("chat.first"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -92,10 +97,7 @@ def _answers(
     if not ready or not words.strip():
         raise gr.Error(board.say("chat.first"))
     asked = {"role": "user", "content": words}
-    sides = [
-        [*tuned, asked, {"role": "assistant", "content": ""}],
-        [*base, asked, {"role": "assistant", "content": ""}],
-    ]
+    sides = [[*side, asked, {"role": "assistant", "content": "", "metadata": COMING}] for side in (tuned, base)]
     sampling = Sampling(max_new_tokens=int(longest), temperature=float(temperature))
     streams = []
     for name, side in zip(ready[1].split(", ")[:2], sides, strict=False):
@@ -106,6 +108,9 @@ def _answers(
             for side, piece in zip(sides, pieces, strict=False):
                 side[-1]["content"] += piece
             yield "", sides[0], sides[1] if len(streams) > 1 else []
+        for side in sides:
+            side[-1].pop("metadata")
+        yield "", sides[0], sides[1] if len(streams) > 1 else []
     except LuthierError as error:
         raise gr.Error(str(error)) from error
 
@@ -118,6 +123,8 @@ def _text(content: Any) -> str:
 def _like(board: Board, mine: History, other: History, liked: gr.LikeData) -> None:
     """Keep a preference: of two answers to the same words the one that is better."""
     place = int(liked.index[0] if isinstance(liked.index, tuple | list) else liked.index)
+    if mine[place].get("metadata") == COMING:
+        raise gr.Error(board.say("chat.coming"))
     if place >= len(other) or other[place]["content"] == mine[place]["content"]:
         return
     texts = [_text(side[place]["content"]) for side in (mine, other)]

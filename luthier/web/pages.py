@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from luthier.config import RunConfig
 from luthier.drive import jobs
 from luthier.errors import LuthierError
 from luthier.models.catalogue import entries
@@ -28,6 +30,8 @@ MODELS = ("model", "models", "path", "folder", "base", "tuned", "runs")
 """Keys of configs and commands that name files of rows, and models."""
 NARROW = 280
 """Pixels below which fields stand below each other."""
+IN_ORDER: Any = {"concurrency_id": "text", "concurrency_limit": 1}
+"""Of events that change the text, or use it: who leaves a field for a button starts what the field says."""
 LOOK_SECONDS = 1.0
 """Between two looks at what a job has written."""
 CHARTS = {"loss": ("loss", "held_out_loss"), "learning_rate": ("learning_rate",), "grad_norm": ("grad_norm",),
@@ -151,7 +155,34 @@ def _looked(board: Board, name: str) -> tuple[str, Any]:
     one = jobs.job(name)
     status = one.status
     head = f'<p class="status {status}">{one.name}: {board.say(f"status.{status}")}</p>'
-    return head + shown.page_of(one.log), gr.Timer(active=status in jobs.LIVE)
+    pace = _pace_of(board, one) if status == "running" else ""
+    return head + pace + shown.page_of(one.log), gr.Timer(active=status in jobs.LIVE)
+
+
+def _trained(board: Board, job: jobs.Job) -> RunConfig | None:
+    """The config of what a job trains; None where it does something else, or the config is gone."""
+    with suppress(OSError, LuthierError):
+        if job.arguments[0] == "train":
+            return forms.parsed((board.folder / job.arguments[1]).read_text(encoding="utf-8"))
+    return None
+
+
+def _pace_of(board: Board, job: jobs.Job) -> str:
+    """How far a training is, and how long it will last; nothing before the first step of its own."""
+    if not (config := _trained(board, job)):
+        return ""
+    file, began = board.folder / config.output.dir / FILE, (job.folder / "started").stat().st_mtime
+    rows = read_metrics(file) if file.exists() and file.stat().st_mtime > began else []
+    found = shown.pace(rows, config.train.epochs, config.train.max_steps)
+    return shown.bar(found["step"], found["total"], board.say("runs.pace", **found)) if found else ""
+
+
+def _curves_of(board: Board, job: jobs.Job) -> str:
+    """The curves of what a job trains."""
+    if not (config := _trained(board, job)):
+        return ""
+    titles = {board.say(f"chart.{name}"): keys for name, keys in CHARTS.items()}
+    return f'<div class="curves">{shown.curves(read_metrics(board.folder / config.output.dir / FILE), titles)}</div>'
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
@@ -174,35 +205,35 @@ def data_tab(board: Board, anew: Sequence[Any]) -> None:
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
-def train_tab(board: Board, tab: gr.Tab) -> None:
+def train_tab(board: Board, anew: Sequence[Any]) -> None:
     """Six choices, or every key; the text that all of them change; whether it fits; start."""
     say = board.say
     text, fresh = gr.State(forms.FIRST), gr.State(0)
     pages = [(say("train.easy"), "easy"), *((say(f"section.{name}"), name) for name in forms.sections())]
     page = gr.Radio(pages, value="easy", label=say("train.page"), elem_id="section")
 
-    @gr.render(inputs=[text, page], triggers=[tab.select, page.change, fresh.change])  # type: ignore[untyped-decorator]
+    @gr.render(inputs=[text, page], triggers=[*anew, page.change, fresh.change])  # type: ignore[untyped-decorator]
     def form(written: str, section: str) -> None:
         found = forms.easy(EASY, written) if section == "easy" else forms.fields(section, written)
         for field, made in zip(found, _in_rows(board, found), strict=True):
             event = made.change if field.kind in ("flag", "choice") else made.blur
-            event(partial(_changed, field), [text, fresh, made], [text, fresh], show_progress="hidden")
+            event(partial(_changed, field), [text, fresh, made], [text, fresh], show_progress="hidden", **IN_ORDER)
 
     def opened(written: str, fresh: int) -> tuple[str, int]:
         return _typed(written, fresh, forms.with_rows(written, suggestions(board, "train")))
 
-    tab.select(opened, [text, fresh], [text, fresh])
+    gr.on(anew, opened, [text, fresh], [text, fresh], show_progress="hidden", **IN_ORDER)
     code = gr.Code(forms.FIRST, language="yaml", label=say("train.yaml"), elem_id="yaml", buttons=["copy"])
     wrong = gr.Markdown(elem_id="problems")
     text.change(lambda written: (written, _problems(board, written)), text, [code, wrong], show_progress="hidden")
-    code.blur(_typed, [text, fresh, code], [text, fresh], show_progress="hidden")
+    code.blur(_typed, [text, fresh, code], [text, fresh], show_progress="hidden", **IN_ORDER)
     with gr.Row():
         check = gr.Button(say("train.check"), elem_id="check")
         start = gr.Button(say("train.start"), variant="primary", elem_id="start")
     line = _terminal(board)
     job, look, output = gr.State(""), gr.Timer(LOOK_SECONDS, active=False), gr.HTML(elem_id="train-output")
-    check.click(partial(_run, board, "check"), text, [job, line, look])
-    start.click(partial(_run, board, "train"), text, [job, line, look])
+    check.click(partial(_run, board, "check"), text, [job, line, look], **IN_ORDER)
+    start.click(partial(_run, board, "train"), text, [job, line, look], **IN_ORDER)
     look.tick(partial(_looked, board), job, [output, look], show_progress="hidden")
 
 
@@ -257,7 +288,8 @@ def runs_tab(board: Board, tabs: gr.Tabs, tab: gr.Tab) -> None:
     def listed(now: str | None) -> Any:
         names = [one.name for one in reversed(jobs.jobs())]
         busy = next((one.name for one in jobs.jobs() if one.status == "running"), None)
-        return gr.Dropdown(names, value=now if now in names else busy or next(iter(names), None))
+        # what is chosen is not said again: a visitor may have chosen something else meanwhile
+        return gr.Dropdown(names) if now in names else gr.Dropdown(names, value=busy or next(iter(names), None))
 
     def looked(name: str | None) -> str:
         one = next((one for one in jobs.jobs() if one.name == name), None)
@@ -265,37 +297,22 @@ def runs_tab(board: Board, tabs: gr.Tabs, tab: gr.Tab) -> None:
 
     def resumed(name: str) -> Any:
         one = jobs.job(name)
-        return listed(board.start(one.arguments, name.partition("-")[2], queued=one.queued))
+        return gr.Dropdown(value=board.start(one.arguments, name.partition("-")[2], queued=one.queued))
 
     def seen(event: gr.SelectData) -> Any:
         return gr.Timer(active=event.value == say("tab.runs"))
-
-    def compared_runs() -> Any:
-        return gr.CheckboxGroup(found := _runs(board), visible=bool(found))
 
     tabs.select(seen, None, look, show_progress="hidden")
     gr.on([tab.select, look.tick], listed, chosen, chosen, show_progress="hidden")
     gr.on([look.tick, chosen.change], looked, chosen, output, show_progress="hidden")
     stop.click(lambda name: jobs.job(name).stop(), chosen)
     again.click(resumed, chosen, chosen)
-    tab.select(compared_runs, None, shown_runs, show_progress="hidden")
+    tab.select(lambda: gr.CheckboxGroup(_runs(board), visible=bool(_runs(board))), None, shown_runs)
     shown_runs.change(lambda names: _compared(board, names), shown_runs, compared)
 
 
 def _runs(board: Board) -> list[str]:
     return sorted(str(one.parent.relative_to(board.folder)) for one in board.folder.glob("*/*/run.json"))
-
-
-def _curves_of(board: Board, job: jobs.Job) -> str:
-    """The curves of what a job trains."""
-    if job.arguments[0] != "train":
-        return ""
-    try:
-        folder = board.folder / forms.parsed((board.folder / job.arguments[1]).read_text(encoding="utf-8")).output.dir
-    except (OSError, LuthierError):
-        return ""
-    titles = {board.say(f"chart.{name}"): keys for name, keys in CHARTS.items()}
-    return f'<div class="curves">{shown.curves(read_metrics(folder / FILE), titles)}</div>'
 
 
 def _compared(board: Board, names: Sequence[str]) -> str:

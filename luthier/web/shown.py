@@ -5,21 +5,19 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from io import StringIO
 from typing import Any
+
+from luthier.supplies import shipped
 
 WIDTH, HEIGHT, LEFT, FOOT = 420, 200, 56, 28
 POINTS = 400
 """Of a curve: of more steps, the lowest and the highest of neighbours are drawn, so that no spike is lost."""
+RECENT = 50
+"""Steps whose speed is that of a run."""
 LINES = 400
 """Last lines of an output that are shown."""
-COLOURS = (
-    (16, 21, 28),
-    (230, 237, 243),
-    [(139, 148, 158), (255, 123, 114), (86, 211, 100), (227, 179, 65), (121, 192, 255), (210, 168, 255),
-     (86, 212, 221), (230, 237, 243)],
-)  # fmt: skip
-"""Of an output: ground, text, and those of a terminal, all of them light enough to be read on the ground."""
 
 
 def page_of(output: str) -> str:
@@ -31,7 +29,8 @@ def page_of(output: str) -> str:
     lines = [line.rsplit("\r", 1)[-1] for line in output.replace("\r\n", "\n").rstrip().split("\n")[-LINES:]]
     console = Console(record=True, file=StringIO(), width=200, force_terminal=True, color_system="truecolor")
     console.print(Text.from_ansi("\n".join(lines)), soft_wrap=True, end="")
-    code = console.export_html(theme=TerminalTheme(*COLOURS), inline_styles=True, code_format="{code}")
+    colours = TerminalTheme(*shipped("luthier.web", "text/theme.yaml")["output"])
+    code = console.export_html(theme=colours, inline_styles=True, code_format="{code}")
     # two elements: the outer one is laid out from its foot, so that the newest lines are seen
     return f'<pre class="output" role="log" tabindex="0"><span>{code}</span></pre>'
 
@@ -85,6 +84,26 @@ def curve(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str
         f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title, quote=True)}">'
         f'{axes}<text x="{WIDTH // 2}" y="{HEIGHT - 8}" text-anchor="middle">{names}</text>{drawn}</svg>'
     )
+
+
+def pace(rows: Sequence[Mapping[str, Any]], epochs: float, most: int | None) -> dict[str, Any] | None:
+    """How far a run is and how long it will last at the speed of its last steps; None before the first one."""
+    steps = [row for row in rows if "seconds" in row]
+    if not steps:
+        return None
+    last, recent = steps[-1], steps[-RECENT:]
+    whole = round(epochs * last["step"] / last["epoch"]) if last.get("epoch") else most or 0
+    total = max(min(whole, most or whole), last["step"])
+    seconds = max(sum(row["seconds"] for row in recent), 1e-9)
+    left = timedelta(seconds=round((total - last["step"]) * seconds / len(recent)))
+    speed = sum(row["tokens"] for row in recent) / seconds
+    return {"step": last["step"], "total": total, "speed": f"{speed:,.0f}", "left": left}
+
+
+def bar(step: int, total: int, said: str) -> str:
+    """How much of something is done, as a bar and in words."""
+    words = html.escape(said)
+    return f'<p class="pace">{words}</p><progress value="{step}" max="{total}" aria-label="{words}"></progress>'
 
 
 def curves(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, Sequence[str]]) -> str:

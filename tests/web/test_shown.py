@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,18 @@ def test_a_picture_says_what_it_shows() -> None:
     picture = shown.curve("Loss <of> a run", {"loss": [(1, 2.0), (2, 1.0), (3, math.nan)], "none": []})
     assert 'aria-label="Loss &lt;of&gt; a run"' in picture and picture.count("<polyline") == 1
     assert "nan" not in picture and ">2<" in picture and shown.curve("x", {}) == ""
+
+
+def test_how_far_a_run_is() -> None:
+    """The total is that of the config; a note has no speed; the last steps say how long it lasts."""
+    rows = [{"step": step, "epoch": step / 10, "seconds": 9.0, "tokens": 90} for step in range(1, 21)]
+    rows += [{"step": step, "epoch": step / 10, "seconds": 2.0, "tokens": 3000} for step in range(21, 81)]
+    found = shown.pace([*rows, {"step": 81, "note": "slow"}], 20.0, None)
+    assert found == {"step": 80, "total": 200, "speed": "1,500", "left": timedelta(minutes=4)}
+    assert (shown.pace(rows, 20.0, 100) or {})["total"] == 100
+    assert (shown.pace([{**rows[-1], "epoch": 0.0}], 1.0, 100) or {})["total"] == 100
+    assert shown.pace([], 1.0, 5) is None
+    assert 'value="80" max="200" aria-label="&lt;b&gt;"' in shown.bar(80, 200, "<b>")
 
 
 def test_curves_of_what_there_is() -> None:
