@@ -152,7 +152,7 @@ def tab(page: Any, name: str) -> None:
 def config(page: Any, board: Running, run: str, steps: int) -> None:
     """Writes a config into the page, as text."""
     tab(page, "Train")
-    page.wait_for_selector("#field-model-path", timeout=WAIT)
+    says(page, "#field-data-train", "data/rows.csv")
     text = (
         f"model: tiny\ndata: {{train: [data/rows.csv], held_out: 0.2, max_length: 200}}\noutput: runs/{run}\n"
         f"train: {{max_steps: {steps}, epochs: 1000, batch_size: 4, save_every: 2 steps, evaluate_every: null}}\n"
@@ -224,6 +224,8 @@ def test_stopped_reloaded_and_gone_on_with(page: Any, board: Running) -> None:
     page.locator("#resume").click()
     says(page, "#run-output", "train-long: runs")
     says(page, "#run-output", "continuing from")
+    says(page, "#run-output", "of 5000, ")
+    picture(page, "progress")
     page.locator("#stop").click()
     says(page, "#run-output", "was stopped")
 
@@ -271,6 +273,35 @@ def test_what_is_wrong_is_said(page: Any, board: Running) -> None:
     page.get_by_text("leads out of").first.wait_for(timeout=WAIT)
 
 
+def test_what_is_liked_is_kept(page: Any, board: Running) -> None:
+    """A tuned model and its base answer side by side; a thumb up keeps both as a row to train on."""
+    peft = pytest.importorskip("peft")
+    base = build_model(len(build_tokenizer()))
+    base.name_or_path = str(board.folder / "tiny")
+    settings = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)  # which answers otherwise
+    peft.get_peft_model(base, settings).save_pretrained(board.folder / "runs" / "liked")
+    (board.folder / "runs" / "liked" / "run.json").write_text('{"config": {}}', encoding="utf-8")
+    tab(page, "Chat")
+    page.wait_for_function("document.querySelector('#chat-model input').value.startsWith('runs/')", timeout=WAIT)
+    page.locator("#chat-model input").fill("runs/liked")
+    page.keyboard.press("Enter")
+    page.locator("#chat-load").click()
+    says(page, "#chat-told", "Ready: liked, base")
+    page.locator("#chat-say textarea").fill("What is number 3?")
+    page.keyboard.press("Enter")
+    thumb = page.locator("#tuned").get_by_role("button", name="Like", exact=True)
+    thumb.wait_for(timeout=WAIT)
+    page.locator("#tuned [data-testid=status-tracker].hide").wait_for(state="attached", timeout=WAIT)
+    thumb.click()
+    file = board.folder / "data" / "liked.jsonl"
+    until(file.exists)
+    row = json.loads(file.read_text(encoding="utf-8"))
+    assert row["prompt"] == [{"role": "user", "content": "What is number 3?"}]
+    assert len(row["chosen"][0]["content"]) > 100, "cut off"
+    assert row["chosen"][0]["content"] != row["rejected"][0]["content"]
+    picture(page, "chat")
+
+
 SEEN = {"data": "#run-data", "train": "#field-output-dir", "runs": "#run-output svg.curve", "chat": "#chat-say",
         **{name: f"#run-{name}" for name in COMMANDS}}  # fmt: skip
 """Every tab, and what is there when it is drawn."""
@@ -286,6 +317,9 @@ def test_every_tab_is_accessible(page: Any, board: Running, language: str, theme
     visit(page, board, f"/{language}/?__theme={theme}")
     for key, seen in SEEN.items():
         tab(page, Speaker(language)(f"tab.{key}"))
+        if key == "runs":
+            page.locator("#job input").click()
+            page.get_by_role("option", name="train-before").click()
         page.locator(seen).first.wait_for(timeout=WAIT)
         page.wait_for_timeout(500)  # what is drawn anew fades in
         picture(page, f"{language}-{theme}-{width}-{key}")
