@@ -56,9 +56,10 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
             with endpoint.lock:
                 endpoint.under_way += 1
                 endpoint.most_at_once = max(endpoint.most_at_once, endpoint.under_way)
-            self.send(*endpoint.answer(asked))
-            with endpoint.lock:
+            reply = endpoint.answer(asked)
+            with endpoint.lock:  # before it is sent: who has it may ask again at once
                 endpoint.under_way -= 1
+            self.send(*reply)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

@@ -17,9 +17,10 @@ from luthier.config import ModelConfig
 from luthier.data.conversation import Message
 from luthier.data.processor import DataProcessor, Prepared
 from luthier.errors import ConfigError, DataError, OutputError
-from luthier.factory import Claim, Ready, Stages
+from luthier.factory import Claim, Stages
 from luthier.models.load import ModelLoader
 from luthier.tracking.run import RunFolder, require_same
+from luthier.train.check import Ready
 from luthier.train.state import State
 from luthier.train.step import Job
 

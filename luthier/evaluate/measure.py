@@ -53,7 +53,7 @@ def measure(
     on_file: OnFile = lambda file, work: lambda done: None,
     output: Path | None = None,
 ) -> list[Measured]:
-    """Load a model once and measure it on files. What is written to `output` goes on where it was killed.
+    """Load a model once and measure the kinds of `config` on files; what is in `output` goes on where it was killed.
 
     Raises:
         UserError: the model or a file cannot be read, or settings do not fit the rows.

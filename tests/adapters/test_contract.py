@@ -148,7 +148,8 @@ def plain(folder: Path, run: Run) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from luthier.models.load import _keep_differentiable, _quantised, find
+    from luthier.models.find import find
+    from luthier.models.load import _keep_differentiable, _quantised
 
     more = _quantised(find(str(run.base)), str(run.base), run.kind.bits, torch.float32)
     if (folder / "adapter_config.json").exists():

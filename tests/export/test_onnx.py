@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from luthier.errors import CertificateError
 from luthier.export import certificate
 from luthier.export.base import Subject
 from luthier.export.onnx import FILE, Onnx
@@ -80,7 +81,7 @@ def test_certified_and_a_changed_template_is_seen(exported: Callable[..., Path])
     assert measured["log_probability"] < 1e-4 and measured["top1"] == 1
     file = exported("onnx") / "chat_template.jinja"
     file.write_text(file.read_text() + " ")
-    with pytest.raises(certificate.CertificateError, match=r"chat_template\.jinja was changed"):
+    with pytest.raises(CertificateError, match=r"chat_template\.jinja was changed"):
         certificate.verify(exported("onnx"))
 
 

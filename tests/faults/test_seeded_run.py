@@ -142,7 +142,7 @@ def test_an_adapter_that_is_not_trainable(run_config: Make, monkeypatch: Patch) 
     with monkeypatch.context() as patch:  # recomputation that stops gradients: nothing that goes in has any
         patch.setattr(assembly, "recompute_layers", detached)
         refused(run_config(train__gradient_checkpointing=True), "gradients")
-    real = assembly.parameter_groups
+    real = assembly.parameter_groups  # type: ignore[attr-defined]
 
     def without_b(model: Any, *given: Any, **settings: Any) -> Any:
         frozen("lora_B")(model)
@@ -195,7 +195,7 @@ def test_a_tied_head_is_forgotten(
     from luthier.models import output
 
     full = {"adapter": "full", "train__learning_rate": 1e-5}
-    real = output.label_logprobs
+    real = output.label_logprobs  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
         patch.setattr(output, "label_logprobs", lambda h, weight, *rest, **s: real(h, weight.detach(), *rest, **s))
         refused(run_config(**full), "gradients")
@@ -260,7 +260,7 @@ def test_merging_in_low_precision(caught: Callable[..., None], tmp_path: Path, r
         patch.setattr(torch.nn.Module, "float", lambda self: real(self).bfloat16())
 
     caught(plant, test_merge.test_half_precision_does_not_matter, run=folder)
-    whole = merge.ModelConfig
+    whole = merge.ModelConfig  # type: ignore[attr-defined]
 
     def halved(patch: Patch) -> None:
         patch.setattr(merge, "ModelConfig", lambda **given: whole(**given | {"dtype": "bfloat16"}))

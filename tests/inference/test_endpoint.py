@@ -42,6 +42,8 @@ def failure(endpoint: Endpoint, **options: Any) -> str:
 
 
 def test_answers_come_with_the_number_of_their_prompt(endpoint: Endpoint) -> None:
+    said = endpoint.reply
+    endpoint.reply = lambda asked: (time.sleep(0.02), said(asked))[1]  # long enough for the others to come in
     prompts = [ask(f"row {n}") for n in range(20)]
     found = dict(engine(endpoint, at_once=3).generate(prompts, GREEDY))
     assert found == {n: f"row {n}" for n in range(20)}
@@ -75,6 +77,12 @@ def test_the_key_is_sent_and_never_said(endpoint: Endpoint, monkeypatch: pytest.
         endpoint.replies = [(200, body, {})]
         said = failure(endpoint, key_variable="OPENAI_API_KEY")
         assert KEY not in said and "***" in said
+
+
+def test_a_key_is_never_sent_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with pytest.raises(UserError, match="in the open"):
+        EndpointEngine("http://example.org/v1", "m", key_variable="MY_KEY")
 
 
 @pytest.mark.parametrize("value", ["", "  ", "sk-a\nHost: b", "clé"])

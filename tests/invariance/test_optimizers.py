@@ -122,4 +122,4 @@ def loss_of(folder: Path) -> float:
     ready = factory.prepare(config)
     model = factory.models.load(config.model)
     given = (model, Forward(model), objective, ready.data.held_out, ready.layout)
-    return factory.evaluator.loss(*given, strategy=config.parallel.open())["loss"]
+    return factory.evaluator.loss(*given, strategy=config.parallel.open())["loss"]  # type: ignore[attr-defined]

@@ -15,8 +15,9 @@ from luthier.adapters.lora import Lora
 from luthier.config import EvaluateConfig, ModelConfig, parse_config
 from luthier.data.loader import Loader
 from luthier.data.pack import Layout
-from luthier.evaluate.evaluator import Evaluator
-from luthier.evaluate.measure import compare_measured
+from luthier.evaluate.compare import judged, pairs, scores_of
+from luthier.evaluate.compare import measured as compared
+from luthier.evaluate.kinds import Loss
 from luthier.evaluate.measure import measure as measure_rows
 from luthier.factory import Factory
 from luthier.models.catalogue import fetch
@@ -124,9 +125,12 @@ def test_a_short_quick_start_learns_and_forgets_nothing(folder: str, tmp_path: P
     Factory().fine_tune(parse_config(tree))
     files = [str(shipped / "luthier_held_out.jsonl"), str(shipped / "general.jsonl")]
     measured = [
-        measure_rows(ModelLoader(), Evaluator(), ModelConfig(path=path), files, EvaluateConfig())
+        measure_rows(ModelLoader(), ModelConfig(path=path), files, EvaluateConfig(kinds=[Loss()]))
         for path in (folder, str(tmp_path / "run"))
     ]
-    (asked,), (general,) = (compare_measured(base, tuned) for base, tuned in zip(*measured, strict=True))
+    (asked,), (general,) = (
+        judged([compared(scores) for scores in scores_of(pairs(base.records, tuned.records))])
+        for base, tuned in zip(*measured, strict=True)
+    )
     assert asked.verdict == "better" and asked.high < 0
     assert general.tuned < 1.05 * general.base

@@ -155,7 +155,7 @@ def test_killed_before_its_first_step_a_run_begins_again(
     from luthier.tracking import run as module
 
     whole, states = train("whole"), list[Path]()
-    write, gone = module.write_text, shutil.rmtree
+    write, gone = module.write_text, shutil.rmtree  # type: ignore[attr-defined]
 
     def keep(folder: Path) -> None:
         states.append(Path(shutil.copytree(folder, tmp_path / f"state{len(states)}")))

@@ -105,7 +105,7 @@ def test_a_mask_is_obeyed() -> None:
 
 def test_banded() -> None:
     def shown(*given: int | None) -> list[list[int]]:
-        return banded(*given, torch.device("cpu")).int().tolist()  # type: ignore[arg-type]
+        return banded(*given, torch.device("cpu")).int().tolist()  # type: ignore[arg-type,call-arg]
 
     assert shown(4, 4, 2) == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
     assert shown(2, 4, None) == [[1, 1, 1, 0], [1, 1, 1, 1]] and shown(2, 4, 2) == [[0, 1, 1, 0], [0, 0, 1, 1]]

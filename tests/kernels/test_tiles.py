@@ -90,7 +90,7 @@ def test_a_piece_is_the_same_beside_others_and_on_any_number_of_threads() -> Non
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            together, _ = tiled_attention(torch.nn.Module(), *inputs, None, pieces=LONG)
+            together, _ = tiled_attention(torch.nn.Module(), *inputs, None, pieces=LONG)  # type: ignore[call-arg]
             assert torch.equal(alone[0], together[:, :200])
     finally:
         torch.set_num_threads(before)
@@ -117,7 +117,7 @@ def test_what_tiles_do_not_fit_runs_plain() -> None:
         ([t.double() for t in (q, k, v)], None),
     ]
     for inputs, given_mask in cases:
-        ours, _ = tiled_attention(torch.nn.Module(), *inputs, given_mask)
+        ours, _ = tiled_attention(torch.nn.Module(), *inputs, given_mask)  # type: ignore[call-arg]
         assert torch.equal(ours, segment_attention(torch.nn.Module(), *inputs, given_mask)[0])
     with torch.no_grad():
         ours, _ = tiled_attention(torch.nn.Module(), q, k, v, None)

@@ -17,7 +17,7 @@ import pytest
 from luthier.errors import ModelError
 from luthier.models import catalogue
 from luthier.models.catalogue import entries, fetch
-from luthier.models.load import find
+from luthier.models.find import find
 from luthier.system.files import sha256_of
 
 NAME = "smollm2-135m-instruct"

@@ -12,7 +12,8 @@ import torch
 
 from luthier.adapters.lora import Lora
 from luthier.config import ModelConfig
-from luthier.models.load import ModelLoader, convert_gguf, find
+from luthier.models.find import find
+from luthier.models.load import ModelLoader, convert_gguf
 from tests.conftest import CHATML, build_model
 from tests.models.conftest import load, with_lora
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from luthier.adapters.lora import Lora
 from luthier.config import ModelConfig
 from luthier.errors import ModelError
-from luthier.models.load import ModelLoader, find
+from luthier.models.find import find
+from luthier.models.load import ModelLoader
 from tests.conftest import build_model, chat_rows
 from tests.models.conftest import load, rewrite
 
@@ -43,7 +44,8 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch: pytest.Monkey
 HUB = """
 import sys, pathlib, luthier
 from luthier.config import ModelConfig, parse_config
-from luthier.models.load import ModelLoader, find
+from luthier.models.find import find
+from luthier.models.load import ModelLoader
 config = {"model": {"path": "owner/tiny", "revision": sys.argv[1]}, "data": {"train": [sys.argv[2]], "held_out": 0.0},
           "train": {"max_steps": 2, "learning_rate": 1e-3}, "output": sys.argv[3]}
 luthier.Factory().fine_tune(parse_config(config))

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from luthier.config import ModelConfig
 from luthier.errors import ModelError
 from luthier.kernels.attention import NAME
-from luthier.models.load import ModelLoader, Readable, find, packs
+from luthier.models.find import find
+from luthier.models.load import ModelLoader, Readable, packs
 from tests.conftest import build_model
 from tests.models.conftest import load, rewrite
 

@@ -12,8 +12,8 @@ import pytest
 from luthier.config import RunConfig
 from luthier.data.processor import Prepared
 from luthier.data.render import Tokens
-from luthier.factory import Factory, Ready
-from luthier.train.check import Finding, check_data
+from luthier.factory import Factory
+from luthier.train.check import Finding, Ready, check_data
 from tests.conftest import build_model
 
 Make = Callable[..., RunConfig]

@@ -108,7 +108,7 @@ def test_memory_that_ends_before_the_largest_step(run_config: Make, monkeypatch:
         return said[0]
 
     monkeypatch.setattr("luthier.assembly.choose", choose)
-    real, made, holds = room.run_step, list[int](), iter([500_000_000, 600_000_000])
+    real, made, holds = room.run_step, list[int](), iter([500_000_000, 600_000_000])  # type: ignore[attr-defined]
 
     def run_step(job: Any, state: Any, step: Any) -> Any:
         made.append(len(step.examples))

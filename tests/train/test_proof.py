@@ -127,7 +127,7 @@ def test_half_of_a_gradient_is_missed(run_config: Make, monkeypatch: pytest.Monk
     """Also where every weight has one: here that of one layer is halved on its way."""
     from luthier.models import output
 
-    real = output.label_logprobs
+    real = output.label_logprobs  # type: ignore[attr-defined]
 
     def halved(hidden: Any, *given: Any, **settings: Any) -> Any:
         return real(hidden.detach() + (hidden - hidden.detach()) / 2, *given, **settings)
