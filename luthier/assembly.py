@@ -200,9 +200,8 @@ class Assembly:
             recompute_layers(model, every=int(self.config.train.gradient_checkpointing))
         wanted = self.config.train.kernels
         if self.strategy.device.type == "cpu" and not self.strategy.cut and wanted != "plain":
-            lacking = self.strategy.any(
-                native.library() is None
-            )  # or what is learnt would depend on who has a compiler
+            # or what is learnt would depend on who has a compiler
+            lacking = self.strategy.any(native.library() is None)
             self.kernels = quicken(model, wanted, helpers=not lacking)
         return model
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.cli.generate import MODEL, KeyVariable, engine
+from luthier.cli.generate import MODEL, KeyVariable, NewTokens, Temperature, TopP, engine
 from luthier.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,11 +28,9 @@ def chat(
     *,
     prompt: Annotated[str | None, typer.Option(help="Answer this one message and leave.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0)] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(help="Sample from the likeliest tokens of this total probability.", min=0, max=1)
-    ] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    max_new_tokens: NewTokens = 256,
     seed: Annotated[int | None, typer.Option(help="Makes sampled answers repeatable.")] = None,
     tools: Annotated[Path | None, typer.Option(help="A JSON file with a list of tools that it may call.")] = None,
     key_variable: KeyVariable = None,
@@ -55,15 +53,16 @@ def chat(
     while (said := _ask()) is not None:
         if said == "/reset":
             history = list(start)
-        elif said == "/compare base":
-            with untuned(talking):
-                answer(history[:-1]) if len(history) > len(start) else print("nothing was asked yet")
-        elif said:
-            asked = [*history, Message(role="user", content=said)]
-            try:
+            continue
+        asked = [*history, Message(role="user", content=said)]
+        try:  # what is not answered is forgotten, the conversation goes on
+            if said == "/compare base":
+                with untuned(talking):
+                    answer(history[:-1]) if len(history) > len(start) else print("nothing was asked yet")
+            elif said:
                 history = [*asked, Message(role="assistant", content=answer(asked))]
-            except UserError as error:  # this message is forgotten, the conversation goes on
-                print(f"not answered: {error}", file=sys.stderr)
+        except UserError as error:
+            print(f"not answered: {error}", file=sys.stderr)
 
 
 def untuned(talking: Engine) -> AbstractContextManager[Any]:
@@ -72,8 +71,7 @@ def untuned(talking: Engine) -> AbstractContextManager[Any]:
 
     if not isinstance(talking, HfEngine):
         raise UserError("there is only the tuned model here; name the run, in whose folder its base is known")
-    found: AbstractContextManager[Any] = getattr(talking.model, "disable_adapter", nullcontext)()
-    return found
+    return getattr(talking.model, "disable_adapter", nullcontext)()
 
 
 def _ask() -> str | None:

@@ -51,10 +51,11 @@ def compare(
     from luthier.curate.writer import Writer
     from luthier.evaluate.report import sections, write
 
-    told = value_of(judge, source="--judge") if judge else None
-    judging = (
-        parse_section(Writer, told if isinstance(told, dict) else {"model": told}, source="--judge") if told else None
-    )
+    judging = None
+    if judge:
+        told = value_of(judge, source="--judge")
+        judging = parse_section(Writer, told if isinstance(told, dict) else {"model": judge}, source="--judge")
+        judging.require()
     folder = Path(output) if output else None
     names = [f"predictions-{number}.jsonl" for number in range(1, len(models) + 1)]
     measured = [

@@ -24,11 +24,6 @@ app.command()(where)
 app.command()(augment)
 
 
-@app.callback()
-def _group() -> None:
-    """Look at data, clean it, and make more of it."""
-
-
 @app.command()
 def inspect(
     source: Annotated[str, SOURCE],

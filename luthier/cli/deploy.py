@@ -65,7 +65,7 @@ def _answering(server: jobs.Job, url: str, key: str, seconds: int) -> str:
     import httpx2 as httpx
 
     client = httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=seconds)
-    until = time.monotonic() + seconds
+    until, rest = time.monotonic() + seconds, f"luthier jobs log {server.name} has the rest"
     while server.status in jobs.LIVE and time.monotonic() < until:
         try:
             name = str(client.get(f"{url}/models").json()["data"][0]["id"])
@@ -75,13 +75,9 @@ def _answering(server: jobs.Job, url: str, key: str, seconds: int) -> str:
             time.sleep(0.5)
         except (httpx.HTTPStatusError, ValueError, LookupError) as error:
             server.stop()
-            raise LuthierError(f"{url}: does not answer as it should: {error}; {_see(server)}") from None
+            raise LuthierError(f"{url}: does not answer as it should: {error}; {rest}") from None
         else:
             return name
     server.stop()
     last = (server.log.strip().splitlines() or ["it said nothing"])[-1]
-    raise LuthierError(f"the server did not come up within {seconds} seconds: {last}; {_see(server)}")
-
-
-def _see(server: jobs.Job) -> str:
-    return f"luthier jobs log {server.name} has the rest"
+    raise LuthierError(f"the server did not come up within {seconds} seconds: {last}; {rest}")

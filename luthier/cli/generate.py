@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from luthier.inference.engine import Engine
 
 MODEL = "A folder, run, export, hub id, .gguf file or catalogue name; or an endpoint: http://HOST:PORT/v1#MODEL."
+NewTokens = Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)]
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0)]
+TopP = Annotated[float, typer.Option(help="The likeliest tokens of this total probability.", min=0, max=1)]
 KeyVariable = Annotated[str | None, typer.Option(help="The environment variable that holds an endpoint's key.")]
 
 
@@ -24,9 +27,9 @@ def generate(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The .jsonl file of answers, in the order of the rows.")
     ],
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 256,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0)] = 0.0,
-    top_p: Annotated[float, typer.Option(help="The likeliest tokens of this total probability.", min=0, max=1)] = 1.0,
+    max_new_tokens: NewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
     top_k: Annotated[int, typer.Option(help="So many of the likeliest tokens; 0: all.", min=0)] = 0,
     min_p: Annotated[float, typer.Option(help="Tokens so likely beside the likeliest.", min=0, max=1)] = 0.0,
     seed: Annotated[int, typer.Option(help="Each row's answer has a seed of its own, numbered from this one.")] = 0,

@@ -32,7 +32,8 @@ def serve(
 ) -> None:
     """Serve a model and its adapters over HTTP: OpenAI-compatible, batched, on the loopback unless there are keys."""
     from luthier.cli.show import console, share_cores
-    from luthier.server.guard import loopback, new_keys, read_keys
+    from luthier.server.guard import new_keys, read_keys
+    from luthier.system.address import loopback
 
     if keys is None and not loopback(host):
         raise UserError(f"--host {host}: reachable from other machines, so it needs keys: --keys FILE")

@@ -21,8 +21,9 @@ def web(
     from pathlib import Path
 
     from luthier.errors import MissingExtra, UserError
+    from luthier.system.address import loopback
 
-    if host not in ("127.0.0.1", "localhost", "::1") and not user:
+    if not loopback(host) and not user:
         raise UserError(f"--host {host}: other machines could use this one; name who may by --user NAME")
     password = (os.environ.get("LUTHIER_WEB_PASSWORD") or typer.prompt("password", hide_input=True)) if user else ""
     typer.echo(f"the board is at http://{host}:{port} (Ctrl-C ends it; its jobs go on)")

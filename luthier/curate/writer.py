@@ -12,10 +12,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from luthier.config import ModelConfig, Positive, Section
+from luthier.config import Positive, Section
 from luthier.data.conversation import Conversation, Message
-from luthier.inference.engine import Engine, Sampling
+from luthier.inference.engine import Engine, Sampling, seeds_for
+from luthier.inference.exported import engine_for
+from luthier.models.find import find
 from luthier.supplies import shipped
+from luthier.system.address import in_the_open
 from luthier.system.kept import database
 
 
@@ -52,10 +55,16 @@ class Writer(Section):
 
     @model_validator(mode="after")
     def _closed(self) -> Writer:
-        where = urlsplit(self.endpoint or "")
-        if self.key_variable and where.scheme == "http" and where.hostname not in ("localhost", "127.0.0.1", "::1"):
+        if self.key_variable and in_the_open(self.endpoint or ""):
             raise ValueError("a key would be sent in the open; write https://")
         return self
+
+    def require(self) -> None:
+        """Refuse what cannot be opened, before other work is done; raises as `open`."""
+        if self.endpoint:
+            self.open()
+        else:
+            find(self.model)
 
     def open(self) -> Engine:
         """What answers, loaded once in a process; answers are kept for the next run.
@@ -81,7 +90,8 @@ class Remembering:
         self, prompts: Sequence[Conversation], sampling: Sampling, *, seeds: Sequence[int] | None = None
     ) -> Iterator[tuple[int, str]]:
         """Answers with the index of their prompt; what was answered before first."""
-        keys = [self._key(prompt, sampling) for prompt in prompts]
+        numbered = seeds_for(sampling, len(prompts), seeds)
+        keys = [self._key(prompt, sampling, *([seeds[i]] if seeds else [])) for i, prompt in enumerate(prompts)]
         missing = []
         for number, key in enumerate(keys):
             said = self._known(key)
@@ -89,7 +99,9 @@ class Remembering:
                 missing.append(number)
             else:
                 yield number, said
-        for place, said in self.engine.generate([prompts[number] for number in missing], sampling):
+        left = [prompts[number] for number in missing]  # with the seeds that they would have among all
+        own = [seed for number in missing if (seed := numbered[number]) is not None] or None
+        for place, said in self.engine.generate(left, sampling, seeds=own):
             number = missing[place]
             if said.strip():
                 self.answers.execute("INSERT OR IGNORE INTO answer VALUES (?, ?)", (keys[number], said))
@@ -99,9 +111,10 @@ class Remembering:
         """One answer, as it comes; it is not kept."""
         return self.engine.stream(prompt, sampling)
 
-    def _key(self, prompt: Conversation, sampling: Sampling) -> bytes:
+    def _key(self, prompt: Conversation, sampling: Sampling, *seed: int) -> bytes:
         """Sixteen bytes of what is asked, and for which time: the same question may have several answers."""
         told = f"{self.name}\0{sampling}\0{[turn.for_template() for turn in prompt.messages]}"
+        told += "".join(f"\0{one}" for one in seed)
         same = hashlib.blake2b(told.encode(), digest_size=16).digest()
         self.asked[same] += 1
         return hashlib.blake2b(same + str(self.asked[same]).encode(), digest_size=16).digest()
@@ -118,11 +131,7 @@ def _opened(writer: Writer) -> Engine:
 
         how = writer.model_dump(include={"key_variable", "at_once", "timeout_seconds"})
         return EndpointEngine(writer.endpoint, writer.model, **how)
-    from luthier.inference.hf import HfEngine
-    from luthier.models.load import ModelLoader
-
-    models, config = ModelLoader(), ModelConfig(path=writer.model)
-    return HfEngine(models.load_for_use(config), models.renderer(config))
+    return engine_for(writer.model)
 
 
 def forget() -> None:

@@ -6,12 +6,8 @@ import json
 import math
 import runpy
 import secrets
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +16,7 @@ from luthier.data.strict import read_json
 from luthier.errors import UserError
 from luthier.evaluate.metrics import Metric
 from luthier.evaluate.question import Question
+from luthier.system.confined import confined
 
 
 class Json(Metric):
@@ -79,18 +76,10 @@ class Passes(Metric):
 
     def _passes(self, program: str, tests: str) -> bool:
         sealed = secrets.token_hex(16)
-        limits = {"seconds": self.seconds, "megabytes": self.megabytes, "sealed": sealed}
-        asked = json.dumps({"program": f"{program}\n\n{tests}\n", **limits})
-        runner = files("luthier.evaluate").joinpath("templates", "run.py.txt")
-        with as_file(runner) as code, tempfile.TemporaryDirectory() as folder:
-            try:
-                done = subprocess.run(
-                    [sys.executable, "-I", str(code)], input=asked, capture_output=True, text=True, cwd=folder, env={},
-                    timeout=2 * self.seconds, check=False,
-                )  # fmt: skip
-            except subprocess.TimeoutExpired:
-                return False
-        return done.stdout == sealed
+        limits = {"seconds": self.seconds, "megabytes": self.megabytes}
+        asked = {"program": f"{program}\n\n{tests}\n", "sealed": sealed, **limits}
+        done = confined("luthier.evaluate", "templates/run.py.txt", asked, seconds=2 * self.seconds)
+        return done is not None and done[1] == sealed
 
 
 def pass_at(k: int, count: int, right: int) -> float:

@@ -13,8 +13,6 @@ from luthier.data.render import Renderer
 from luthier.errors import DataError, UserError
 from luthier.supplies import library
 
-ENDINGS = (".yaml", ".yml")
-
 
 def harness(
     model: Any, renderer: Renderer, tasks: Sequence[str], *, limit: int | None = None, chat: bool = False
@@ -32,15 +30,13 @@ def harness(
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    files = [Path(task) for task in tasks if task.endswith(ENDINGS)]
-    names = [_name(Path(task)) if task.endswith(ENDINGS) else task for task in tasks]
+    files = {task: Path(task) for task in tasks if task.endswith((".yaml", ".yml"))}
+    names = [_name(files[task]) if task in files else task for task in tasks]
     model.eval()
     with contextlib.redirect_stdout(io.StringIO()):
-        manager = TaskManager(include_path=[str(folder) for folder in {file.parent for file in files}] or None)
+        manager = TaskManager(include_path=[str(folder) for folder in {file.parent for file in files.values()}] or None)
         if unknown := [name for name in names if name not in manager.all_tasks]:
-            raise UserError(
-                f"--harness: no task {unknown[0]!r}; a file must end in .yaml, and lm-eval ls tasks shows names"
-            )
+            raise UserError(f"--harness: no task {unknown[0]!r}; write one that lm-eval ls tasks shows, or FILE.yaml")
         wrapped = HFLM(pretrained=model, tokenizer=renderer.tokenizer, batch_size=8)
         try:
             told = lm_eval.simple_evaluate(
@@ -58,7 +54,6 @@ def _name(file: Path) -> str:
     """The task that a file describes."""
     from luthier.config import read_tree
 
-    try:
-        return str(read_tree(file)["task"])
-    except KeyError:
-        raise DataError(f"{file}: says no `task`, the name of the task") from None
+    if "task" not in (told := read_tree(file)):
+        raise DataError(f"{file}: says no `task`, the name of the task")
+    return str(told["task"])

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from luthier.curate.writer import Writer, asking, forget, prompts
+from luthier.curate.writer import Writer, asking, prompts
 from luthier.evaluate.records import Record
 
 NAME = "win_rate"
@@ -24,19 +24,25 @@ def preferred(both: Sequence[tuple[Record, Record]], judge: Writer) -> list[tupl
     Raises:
         UserError: the model that judges cannot be found, loaded or reached.
     """
-    asked = [
-        asking("prefer", question=base.question, reference=_reference(base), first=first, second=second)
-        for base, tuned in both
-        if base.kind == "generate"
-        for first, second in ((base.answer, tuned.answer), (tuned.answer, base.answer))
-    ]
+    asked = []
+    for base, tuned in both:
+        if _differ(base, tuned):
+            told = {
+                "question": base.question,
+                "reference": base.reference and prompts()["prefer"]["reference"].format(text=base.reference),
+            }
+            for first, second in ((base.answer, tuned.answer), (tuned.answer, base.answer)):
+                asked.append(asking("prefer", **told, first=first, second=second))
     said = dict(judge.open().generate(asked, judge.sampling())) if asked else {}
-    forget()
     words = iter([verdict(said[place]) for place in range(len(asked))])
-    return [
-        _won(base, tuned, WON.get((next(words), next(words)), 0.5)) if base.kind == "generate" else (base, tuned)
-        for base, tuned in both
-    ]
+    shares = [WON.get((next(words), next(words)), 0.5) if _differ(*pair) else 0.5 for pair in both]
+    found = zip(both, shares, strict=True)
+    return [_won(*pair, share) if pair[0].kind == "generate" else pair for pair, share in found]
+
+
+def _differ(base: Record, tuned: Record) -> bool:
+    """Whether there is something to judge; the same answer twice is a tie."""
+    return base.kind == "generate" and base.answer != tuned.answer
 
 
 def verdict(said: str) -> str:
@@ -46,13 +52,7 @@ def verdict(said: str) -> str:
     return found[1].upper() if found else ""
 
 
-def _reference(record: Record) -> str:
-    text: str = prompts()["prefer"]["reference"].format(text=record.reference) if record.reference else ""
-    return text
-
-
 def _won(base: Record, tuned: Record, share: float) -> tuple[Record, Record]:
-    return (
-        replace(base, counts=base.counts | {NAME: [1 - share, 1.0]}),
-        replace(tuned, counts=tuned.counts | {NAME: [share, 1.0]}),
-    )
+    shares = ((base, 1 - share), (tuned, share))
+    base, tuned = (replace(one, counts=one.counts | {NAME: [part, 1.0]}) for one, part in shares)
+    return base, tuned

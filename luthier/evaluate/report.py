@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from luthier.curate.writer import Writer
+from luthier.curate.writer import Writer, forget
 from luthier.evaluate.compare import LOWER, Comparison, judged, measured, pairs, scores_of
 from luthier.evaluate.judge import preferred
 from luthier.evaluate.measure import Measured
@@ -75,6 +75,7 @@ def sections(
             slices.append(list(_sliced(both)))
             against = f", {models[number]} against {models[0]}" if len(found) > 2 else ""
             made.append((base.file, models[number], against, both))
+    forget()
     told = iter(judged([one for several in raw for one in several]))
     inside = iter(judged([one for several in slices for _, _, one in several]))
     result = []

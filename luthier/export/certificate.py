@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.data.conversation import Content, Conversation, conversations
 from luthier.errors import CertificateError, ModelError
 from luthier.export.safety import require_safe
-from luthier.inference.exported import code
+from luthier.inference.exported import code, opened
 from luthier.supplies import shipped
 from luthier.system.files import sha256_of, write_text
 
@@ -184,14 +184,6 @@ def _distances(places: Sequence[tuple[Any, Any]]) -> Iterator[tuple[str, float]]
     yield "log_probability", largest
     yield "kl", max(divergence, 0.0) / max(len(places), 1)
     yield "top1", sum(int(a[0][0]) == int(b[0][0]) for a, b in places) / max(len(places), 1)
-
-
-def opened(folder: Path, runs_on: str) -> Any:
-    """The model of a folder, in the code that is written beside it; that code is ours, never the folder's."""
-    from luthier.models.load import Readable
-
-    with Readable(str(folder)):
-        return code(runs_on)(folder)
 
 
 def tolerances() -> dict[str, dict[str, float]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import ModelError
+from luthier.system.confined import confined
 
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".msgpack", ".h5", ".keras"}
 VOCABULARIES = {"tokenizer.json", "vocab.json"}
@@ -69,19 +67,11 @@ def _templates(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _require_ending(where: str, template: str, prompts: Sequence[Mapping[str, Any]]) -> None:
     """Render in a process of its own, which the system ends where it takes too long or too much."""
-    asked = json.dumps({"template": template, "prompts": [*prompts], "seconds": SECONDS})
-    with as_file(files("luthier.export").joinpath("texts", "render.py.txt")) as code:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", str(code)],
-                input=asked,
-                capture_output=True,
-                text=True,
-                timeout=SECONDS * 6,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise ModelError(f"{where}: the chat template does not come to an end") from None
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it was ended"])[-1][:200]
+    asked = {"template": template, "prompts": [*prompts], "seconds": SECONDS}
+    done = confined("luthier.export", "texts/render.py.txt", asked, seconds=SECONDS * 6)
+    if done is None:
+        raise ModelError(f"{where}: the chat template does not come to an end")
+    status, _, errors = done
+    if status:
+        said = (errors.strip().splitlines() or ["it was ended"])[-1][:200]
         raise ModelError(f"{where}: the chat template takes too much time or memory, or breaks its sandbox: {said}")

@@ -16,7 +16,8 @@ import httpx2 as httpx
 
 from luthier.data.conversation import Conversation
 from luthier.errors import ModelError, UserError
-from luthier.inference.engine import Sampling
+from luthier.inference.engine import Sampling, seeds_for
+from luthier.system.address import in_the_open
 
 TRIES = 5
 """Times that a request is sent, where the server is busy (429), fails (5xx) or hangs up."""
@@ -40,6 +41,8 @@ class EndpointEngine:
         first_wait_seconds: float = 1.0,
     ) -> None:
         self.url, self.model, self.at_once, self.first_wait = url.rstrip("/"), model, at_once, first_wait_seconds
+        if key_variable and in_the_open(url):
+            raise UserError(f"{url}: a key would be sent in the open; write https://")
         self.reached, self._key = False, _key(key_variable) if key_variable else ""
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self.client = httpx.Client(headers=headers, timeout=timeout_seconds)
@@ -54,12 +57,8 @@ class EndpointEngine:
         """
         pool = ThreadPoolExecutor(self.at_once)
         try:
-            first = sampling.seed
-
-            def seed(i: int) -> int | None:
-                return seeds[i] if seeds else None if first is None else first + i
-
-            asked = {pool.submit(self._answer, prompt, sampling, seed(i)): i for i, prompt in enumerate(prompts)}
+            own = seeds_for(sampling, len(prompts), seeds)
+            asked = {pool.submit(self._answer, prompt, sampling, own[i]): i for i, prompt in enumerate(prompts)}
             for answer in as_completed(asked):
                 yield asked[answer], answer.result()
         finally:
@@ -91,12 +90,9 @@ class EndpointEngine:
         for message in messages:
             for call in message.get("tool_calls", ()):
                 call["function"] = call["function"] | {"arguments": json.dumps(call["function"]["arguments"])}
-        drawn: dict[str, Any] = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
-        }
-        usual = Sampling()  # what is not asked for is not sent: not every service knows it
+        drawn = dict[str, Any](temperature=sampling.temperature, top_p=sampling.top_p)
+        drawn["max_tokens"], usual = sampling.max_new_tokens, Sampling()
+        # what is not asked for is not sent: not every service knows it
         drawn |= {k: getattr(sampling, k) for k in FURTHER if getattr(sampling, k) != getattr(usual, k)}
         if sampling.schema is not None:
             schema = {"name": "answer", "schema": json.loads(sampling.schema)}

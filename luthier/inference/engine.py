@@ -41,6 +41,11 @@ class Sampling:
     """A JSON schema that the answer is held to."""
 
 
+def seeds_for(sampling: Sampling, answers: int, seeds: Sequence[int] | None) -> Sequence[int | None]:
+    """The seed of each answer: its own, or numbered from the first; None where any will do."""
+    return seeds or [None if sampling.seed is None else sampling.seed + i for i in range(answers)]
+
+
 class Engine(Protocol):
     """Something that answers."""
 

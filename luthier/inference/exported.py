@@ -5,14 +5,13 @@ from __future__ import annotations
 import runpy
 from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from luthier.config import ModelConfig
 from luthier.data.conversation import Conversation
 from luthier.errors import MissingExtra, UserError
-from luthier.inference.engine import Engine, Sampling
+from luthier.inference.engine import Engine, Sampling, seeds_for
 
 RUNTIMES = {"onnx": ("model.onnx", "onnxruntime", "onnx"), "gguf": ("model.gguf", "xllamacpp", "gguf")}
 """What an export is recognised by, what runs it, and the extra that brings that."""
@@ -46,25 +45,15 @@ class ExportedEngine:
     """Answers of an export, one after the other, by the code that is written beside it."""
 
     def __init__(self, folder: Path, runtime: str) -> None:
-        from luthier.models.load import Readable
-
-        _, needed, extra = RUNTIMES[runtime]
-        self.name = f"{folder} (on {needed})"
-        try:
-            opened = code(runtime)
-        except ImportError:
-            raise MissingExtra(str(folder), needed, extra) from None
-        with Readable(str(folder)):
-            self.model = opened(folder)
+        self.name = f"{folder} (on {RUNTIMES[runtime][1]})"
+        self.model = opened(folder, runtime)
 
     def generate(
         self, prompts: Sequence[Conversation], sampling: Sampling, *, seeds: Sequence[int] | None = None
     ) -> Iterator[tuple[int, str]]:
         """Answers in order; raises UserError for settings that its runtime's code does not know."""
-        numbered = count(sampling.seed) if sampling.seed is not None else None
-        for i, prompt in enumerate(prompts):
-            seed = seeds[i] if seeds else next(numbered) if numbered else None
-            yield i, "".join(self._pieces(prompt, sampling, seed))
+        for i, seed in enumerate(seeds_for(sampling, len(prompts), seeds)):
+            yield i, "".join(self._pieces(prompts[i], sampling, seed))
 
     def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
         """One answer, as its tokens come."""
@@ -72,9 +61,7 @@ class ExportedEngine:
 
     def _pieces(self, prompt: Conversation, sampling: Sampling, seed: int | None) -> Iterator[str]:
         usual = Sampling()
-        unknown = [
-            key for key in Sampling.__slots__ if key not in KNOWN and getattr(sampling, key) != getattr(usual, key)
-        ]
+        unknown = [k for k in Sampling.__slots__ if k not in KNOWN and getattr(sampling, k) != getattr(usual, k)]
         if unknown:
             raise UserError(f"{self.name} knows {', '.join(sorted(KNOWN))}, not {', '.join(unknown)}")
         messages = [message.for_template() for message in prompt.messages]
@@ -90,6 +77,18 @@ class ExportedEngine:
                 yield text[len(shown) :]
                 shown = text
         yield self.model.decode(said)[len(shown) :] if said else ""
+
+
+def opened(folder: Path, runtime: str) -> Any:
+    """The model of an export in the code that is written beside it; raises ModelError, MissingExtra."""
+    from luthier.models.load import Readable
+
+    try:
+        made = code(runtime)
+    except ImportError:
+        raise MissingExtra(str(folder), *RUNTIMES[runtime][1:]) from None
+    with Readable(str(folder)):
+        return made(folder)
 
 
 def code(runtime: str) -> Any:

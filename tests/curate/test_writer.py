@@ -42,6 +42,21 @@ def test_an_answer_is_asked_for_once(
     assert len(endpoint.asked) == 8, "nothing is no answer to keep"
 
 
+def test_seeds_are_those_of_all_prompts(
+    endpoint: Endpoint, writer: Writer, told: Callable[[Callable[[str], str]], None]
+) -> None:
+    """A run that goes on draws what one draws that was not stopped."""
+    told(lambda prompt: prompt)
+    prompts = [asking("paraphrase", text=text) for text in "abc"]
+    dict(writer.open().generate(prompts[1:2], writer.sampling(temperature=1.0, seed=7)))
+    dict(writer.open().generate(prompts, writer.sampling(temperature=1.0, seed=7)))
+    drawn = [(one["messages"][-1]["content"].strip()[-1], one["seed"]) for one in endpoint.asked]
+    assert drawn[0] == ("b", 7) and sorted(drawn[1:]) == [("a", 7), ("c", 9)]
+    dict(writer.open().generate(prompts[:1], writer.sampling(temperature=1.0), seeds=[42]))
+    dict(writer.open().generate(prompts[:1], writer.sampling(temperature=1.0), seeds=[43]))
+    assert [one["seed"] for one in endpoint.asked[3:]] == [42, 43]
+
+
 def test_one_here_or_one_elsewhere(tiny: Path) -> None:
     here = Writer.model_validate(str(tiny))
     assert isinstance(opened(here), HfEngine) and opened(here) is opened(here)
@@ -81,6 +96,7 @@ def test_wrong_settings(key: str, value: str, message: str) -> None:
 
 def test_prompts_take_any_text() -> None:
     texts = {"text": "{x} %s \\ {", "question": "{q}", "answer": "}", "rubric": "{r}", "language": "{l}"}
+    texts |= {"first": "{", "second": "}", "reference": "{0}"}
     for name in prompts():
         prompt = asking(name, **texts).messages[0].content
         assert any(text in prompt for text in texts.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import time
 from itertools import combinations
 from pathlib import Path
 
@@ -131,6 +132,21 @@ def test_programs(row: dict[str, object], answer: str, right: int) -> None:
 
 def test_an_answer_that_goes_on_with_the_function() -> None:
     assert passed(["    return 2 * n\n"], HUMANEVAL) == {"pass@1": [1, 1]}
+
+
+def test_what_a_program_has_started_ends_with_it(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    file = f"pathlib.Path({str(started)!r})"
+    later = f"import pathlib, time; {file}.touch(); time.sleep(3); {file}.unlink()"
+    answer = f"""import pathlib, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {later!r}], stdin=subprocess.DEVNULL)
+while not pathlib.Path({str(started)!r}).exists():
+    time.sleep(0.01)
+def twice(n):
+    return 2 * n"""
+    assert passed([answer], MBPP, seconds=20) == {"pass@1": [1, 1]}
+    time.sleep(4)
+    assert started.exists(), "it went on"
 
 
 def test_a_program_reaches_no_other(tmp_path: Path) -> None:

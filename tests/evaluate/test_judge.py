@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from luthier.cli.main import app
 from luthier.curate.writer import Writer
 from luthier.data.conversation import Conversation
+from luthier.errors import UserError
 from luthier.evaluate.compare import judged, measured, pairs, scores_of
 from luthier.evaluate.judge import NAME, preferred, verdict
 from luthier.evaluate.records import Record
@@ -62,6 +66,28 @@ def test_both_orders_must_agree(judging: Any, rule: Any, share: float) -> None:
     assert base.counts[NAME] == [1 - share, 1.0] and tuned.counts[NAME] == [share, 1.0]
     assert untouched == both[1] and len(engine.asked) == 2
     assert all("the right one" in text and "Which?" in text for text in engine.asked)
+
+
+def test_the_same_answer_twice_is_a_tie_that_nobody_is_asked_about(judging: Any) -> None:
+    engine, writer = judging(lambda first, second: "A")
+    both = [(record("same", "1.1"), record("same", "1.1")), (record("x", "2.1"), record("y", "2.1"))]
+    (base, tuned), _ = preferred(both, writer)
+    assert base.counts[NAME] == tuned.counts[NAME] == [0.5, 1.0] and len(engine.asked) == 2
+
+
+def test_a_judge_that_is_not_there_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("luthier.cli.compare.measure_with_bar", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    words = ["compare", "x", "y", "--data", str(tmp_path / "rows.jsonl"), "--judge"]
+    for judge, said in [
+        (str(tmp_path / "nowhere"), "nowhere"),
+        ("{model: m, endpoint: 'https://127.0.0.1:9/v1', key_variable: NO_SUCH_KEY}", "NO_SUCH_KEY is not set"),
+        ("{model: m, endpoint: 'http://example.org/v1', key_variable: NO_SUCH_KEY}", "in the open"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            CliRunner().invoke(app, [*words, judge], catch_exceptions=False)
 
 
 def test_a_win_rate_is_compared_like_any_metric(judging: Any) -> None:

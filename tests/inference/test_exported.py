@@ -50,9 +50,19 @@ def test_an_export_says_what_the_model_says(exported: Path, tiny: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_take_exports(exported: Path, luthier: Callable[..., Said], tmp_path: Path) -> None:  # noqa: F811
+def test_the_commands_take_exports(
+    exported: Path,
+    luthier: Callable[..., Said],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     said = luthier("chat", exported, "--prompt", "What is 3?", "--max-new-tokens", 5)
     assert said.status == 0 and len(said.out) > 1, said.err
+    typed = iter(["Hello", "/compare base", "And now?"])
+    monkeypatch.setattr("builtins.input", lambda prompt="": next(typed, "/exit"))
+    talk = luthier("chat", exported, "--max-new-tokens", 3)
+    assert talk.status == 0 and talk.err.count("not answered: there is only the tuned model here") == 1, talk.err
+    assert next(typed, None) is None, "the conversation goes on"
     (tmp_path / "rows.jsonl").write_text('{"prompt": "What is 3?"}\n{"prompt": "And 4?"}\n', encoding="utf-8")
     out = tmp_path / "out.jsonl"
     done = luthier("generate", tmp_path / "rows.jsonl", "--model", exported, "-o", out, "--max-new-tokens", 5)
