@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.cli.evaluate import ALL_METRICS, Data, Limit, Metrics, NewTokens, Overrides, measure_with_bar, settings
+from luthier.cli.evaluate import (
+    ALL_METRICS,
+    Data,
+    Limit,
+    Metrics,
+    NewTokens,
+    Overrides,
+    measure_with_bar,
+    rows_for,
+    settings,
+)
 
 if TYPE_CHECKING:
     from luthier.evaluate.report import Section
@@ -19,8 +29,8 @@ def compare(
         list[str],
         typer.Argument(help="The model to compare with, and those that should be better.", show_default=False),
     ],
-    data: Data,
     *,
+    data: Data = None,
     metrics: Metrics = ALL_METRICS,
     max_new_tokens: NewTokens = 128,
     limit: Limit = None,
@@ -56,10 +66,10 @@ def compare(
         told = value_of(judge, source="--judge")
         judging = parse_section(Writer, told if isinstance(told, dict) else {"model": judge}, source="--judge")
         judging.require()
-    folder = Path(output) if output else None
+    folder, files = Path(output) if output else None, rows_for(models[1], data)
     names = [f"predictions-{number}.jsonl" for number in range(1, len(models) + 1)]
     measured = [
-        measure_with_bar(model, data, config, output=str(folder / name) if folder else None)
+        measure_with_bar(model, files, config, output=str(folder / name) if folder else None)
         for model, name in zip(models, names, strict=True)
     ]
     found = sections(models, measured, judge=judging)

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from luthier.evaluate.measure import Measured
 
 ALL_METRICS = "exact_match,token_f1,chrf,json,tool_calls"
-Data = Annotated[list[str], typer.Option("--data", help="A file of rows; may be given several times.", metavar="FILE")]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data", help="A file of rows; several times for several. Without: what the run held out.", metavar="FILE"
+    ),
+]
 Metrics = Annotated[
     str,
     typer.Option(
@@ -39,9 +44,7 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(help="A folder, hub id, .gguf file, catalogue name or run.", show_default=False)
     ],
-    data: Annotated[
-        list[str] | None, typer.Option("--data", help="A file of rows; may be given several times.", metavar="FILE")
-    ] = None,
+    data: Data = None,
     *,
     harness: Annotated[
         list[str] | None,
@@ -62,17 +65,17 @@ def evaluate(
     """Measure one model on files of rows: loss, choices, pairs and answers, whatever the rows are made for."""
     from luthier.cli import show
 
-    if not data and not harness:
-        raise typer.BadParameter("say what to measure it on: --data FILE, or --harness TASK")
     config = settings(metrics, max_new_tokens, limit, overrides or ())
     if harness:
         _harness(model, harness, limit=limit, chat=chat)
-    for measured in measure_with_bar(model, data, config, output=output) if data else ():
+        if not data:
+            return
+    for measured in measure_with_bar(model, rows_for(model, data), config, output=output):
         rows = len({record.row for record in measured.records})
         show.console.print(f"[bold]{measured.file}[/]")
         show.metrics({"rows": float(rows), **measured.metrics})
         _slices(measured)
-    if output and data:
+    if output:
         show.console.print(f"rows  {output}", markup=False)
 
 
@@ -108,6 +111,14 @@ def _metric(name: str) -> dict[str, Any]:
     path, _, function = name.partition(".py")
     own = {"type": "python", "path": f"{path}.py", **({"function": function[1:]} if function else {})}
     return own if ".py" in name else {"type": name}
+
+
+def rows_for(run: str, data: list[str] | None) -> list[str]:
+    """The files to measure on; without any those that a run held out."""
+    from luthier.evaluate.measure import held_out_of
+    from luthier.models.load import ModelLoader
+
+    return data or held_out_of(run, ModelLoader())
 
 
 def measure_with_bar(

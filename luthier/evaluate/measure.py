@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from luthier.config import DataConfig, EvaluateConfig, ModelConfig, SourceConfig
+from luthier.config import DataConfig, EvaluateConfig, ModelConfig, SourceConfig, read_config
 from luthier.curate.likelihood import answered
+from luthier.data.augment.rewrite import value_of
 from luthier.data.conversation import Content, Task, Text
 from luthier.data.pack import Example, Layout
 from luthier.data.processor import DataProcessor
 from luthier.data.render import Renderer, Tokens
-from luthier.errors import RowError
+from luthier.errors import RowError, UserError
 from luthier.evaluate.kinds import Kind, Subject, require_places
 from luthier.evaluate.records import Journal, Record, Rows, totals
 from luthier.inference.hf import HfEngine
 from luthier.models.find import find
 from luthier.models.load import ModelLoader, packs
 from luthier.models.output import Forward
+from luthier.system.files import write_text
 from luthier.system.hardware import micro_batch_tokens
 
 UNLIMITED_TOKENS = 2**31 - 1
 """Rows are measured whole: nothing is cut off from what a model is judged by."""
+
+HELD_OUT = "held_out.jsonl"
+"""In a run's folder, once it was asked for: the rows that were split off."""
 
 OnFile = Callable[[str, int], Callable[[int], object]]
 """Told a file and the work ahead; returns what counts it."""
@@ -109,6 +115,26 @@ def rows_of(file: str, renderer: Renderer) -> tuple[Sequence[Example], list[str]
     data = DataProcessor().prepare(config, renderer, _Anything())
     dropped = [f"{e.file}:{e.line}: {e.detail}" for e in data.ledger.of("dropped")]
     return data.train, dropped
+
+
+def held_out_of(run: str, models: ModelLoader) -> list[str]:
+    """The files of what a run did not learn from; a share that it split off is written into its folder.
+
+    Raises:
+        UserError: it is no run, or held nothing out; as reading the run's rows raises it.
+    """
+    if not (settings := Path(run) / "config.yaml").is_file():
+        raise UserError(f"{run} is no run, which would know what it held out: name rows by --data FILE")
+    config = read_config(settings)
+    if isinstance(config.data.held_out, list):
+        return [source.path for source in config.data.held_out]
+    rows = DataProcessor().prepare(config.data, models.renderer(config.model), cast(Any, config.objective)).held_out
+    text = "".join(json.dumps(value_of(row.content), ensure_ascii=False) + "\n" for row in rows)
+    if not text:
+        raise UserError(f"{run} held nothing out: name rows that it has not seen by --data FILE")
+    if not (file := Path(run) / HELD_OUT).is_file() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
+    return [str(file)]
 
 
 def _about(model: ModelConfig, files: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:

@@ -51,6 +51,12 @@ def test_train_then_look_at_the_result(luthier: Command, tiny: Path) -> None:
     assert "loss" in table and "token_f1" in table and table.count("expected ") == 2
     assert any(verdict in table for verdict in ("better", "worse", "cannot tell"))
 
+    unseen = done(luthier("compare", tiny, "run", "--metrics", ""))
+    kept = Path("run/held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert f"run/held_out.jsonl: {len(kept)} rows" in unseen.replace("\n", "") and 0 < len(kept) < 16
+    found = [done(luthier("data", "where", f"run/held_out.jsonl:{n}", "--runs", ".")) for n in range(1, len(kept) + 1)]
+    assert all("held out" in said and "step" not in said for said in found)
+
     measured = done(luthier("evaluate", "run", "--data", "rows.jsonl", "--limit", 3, "-o", "answers.jsonl"))
     assert "exact_match" in measured and "chrf" in measured
     found = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]

@@ -163,6 +163,7 @@ def test_a_wrong_model_folder(
         (["data", "show", "rows.jsonl", "--format", "csv"], ["unknown format 'csv'"]),
         (["evaluate", "TINY", "--data", "rows.jsonl", "--metrics", "bleurt"], ["unknown metric 'bleurt'"]),
         (["compare", "TINY", "gone", "--data", "rows.jsonl"], ["no model 'gone'"]),
+        (["compare", "TINY", "gone"], ["gone is no run", "--data FILE"]),
         (["plugins", "adaptor"], ["no kind of plug-in 'adaptor'", "'adapter'"]),
         (["config", "explain", "train.lr"], ["no such key"]),
         (["models", "fetch", "smollm2"], ["no model 'smollm2'", "smollm2-135m-instruct"]),
