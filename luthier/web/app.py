@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
 from luthier.supplies import shipped
-from luthier.web.chat import chat_tab
+from luthier.web.chat import chat_tab, talk_to
+from luthier.web.first import first_tab
 from luthier.web.guard import MOST_BYTES
 from luthier.web.pages import Board, command_tab, data_tab, runs_tab, train_tab
 from luthier.web.texts import LANGUAGES, Speaker, preferred
@@ -39,6 +41,8 @@ def page(board: Board) -> gr.Blocks:
         )
         gr.HTML(f"<h1>Luthier</h1><p>{say('app.about')} — {others}</p>", elem_id="head")
         with gr.Tabs() as tabs:
+            with gr.Tab(say("tab.first"), id="first") as tab:
+                talk, way = first_tab(board, [demo.load, tab.select])
             with gr.Tab(say("tab.data"), id="data") as tab:
                 data_tab(board, [demo.load, tab.select])
             with gr.Tab(say("tab.train"), id="train") as tab:
@@ -46,10 +50,12 @@ def page(board: Board) -> gr.Blocks:
             with gr.Tab(say("tab.runs"), id="runs") as tab:
                 runs_tab(board, tabs, tab)
             with gr.Tab(say("tab.chat"), id="chat") as tab:
-                chat_tab(board, [tab.select])
+                model, *served = chat_tab(board, [tab.select])
             for name, words in COMMANDS.items():
                 with gr.Tab(say(f"tab.{name}"), id=name) as tab:
                     command_tab(board, name, words, [tab.select])
+        talked = partial(talk_to, board)
+        talk.click(lambda way: (gr.Tabs(selected="chat"), *talked(way.run)), way, [tabs, model, *served])
     return demo
 
 

@@ -32,8 +32,8 @@ COMING = {"status": "pending"}
 History = list[dict[str, Any]]
 
 
-def chat_tab(board: Board, anew: Sequence[Any]) -> None:
-    """A model, its base, and what they say to the same words."""
+def chat_tab(board: Board, anew: Sequence[Any]) -> tuple[gr.Dropdown, gr.State, gr.Timer]:
+    """A model, its base, and what they say to the same words; returns what `talk_to` sets."""
     say = board.say
     model = gr.Dropdown([], allow_custom_value=True, label=say("chat.model"), elem_id="chat-model")
     with gr.Row():
@@ -49,7 +49,7 @@ def chat_tab(board: Board, anew: Sequence[Any]) -> None:
     words = gr.Textbox(label=say("chat.say"), elem_id="chat-say", submit_btn=True)
     for event in anew:
         gr.on(event, lambda now: _models(board, now), model, model, show_progress="hidden")
-    load.click(lambda name: (_serve(board, name), gr.Timer(active=True)), model, [job, look])
+    load.click(partial(talk_to, board), model, [model, job, look])
     unload.click(lambda name: jobs.job(name).stop() if name else None, job)
     look.tick(lambda name: _told(board, name), job, [told, look], show_progress="hidden")
     asked = [words, tuned, base, job, temperature, longest]
@@ -60,6 +60,12 @@ def chat_tab(board: Board, anew: Sequence[Any]) -> None:
 
     for mine, other in ((tuned, base), (base, tuned)):
         mine.like(like, [mine, other], None)
+    return model, job, look
+
+
+def talk_to(board: Board, model: str) -> tuple[str, str, Any]:
+    """A model that is chosen and being loaded."""
+    return model, _serve(board, model), gr.Timer(active=True)
 
 
 def _models(board: Board, now: str | None) -> Any:

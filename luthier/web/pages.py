@@ -129,7 +129,7 @@ def command_tab(board: Board, about: str, words: Sequence[str], anew: Sequence[A
         run.click(lambda *values: (board.start(line(*values), word), gr.Timer(active=True)), made, [job, look])
 
     output = gr.HTML(elem_id=f"{about}-output")
-    look.tick(partial(_looked, board), job, [output, look], show_progress="hidden")
+    look.tick(partial(looked, board), job, [output, look], show_progress="hidden")
 
 
 def _terminal(board: Board, words: str = "") -> gr.Code:
@@ -148,8 +148,8 @@ def _in_rows(board: Board, fields: Sequence[forms.Field]) -> list[Any]:
     return made
 
 
-def _looked(board: Board, name: str) -> tuple[str, Any]:
-    """A job's output, and whether to look again."""
+def looked(board: Board, name: str) -> tuple[str, Any]:
+    """A job's output, and a timer that looks again as long as there will be more."""
     if not name:
         return "", gr.Timer(active=False)
     one = jobs.job(name)
@@ -234,7 +234,7 @@ def train_tab(board: Board, anew: Sequence[Any]) -> None:
     job, look, output = gr.State(""), gr.Timer(LOOK_SECONDS, active=False), gr.HTML(elem_id="train-output")
     check.click(partial(_run, board, "check"), text, [job, line, look], **IN_ORDER)
     start.click(partial(_run, board, "train"), text, [job, line, look], **IN_ORDER)
-    look.tick(partial(_looked, board), job, [output, look], show_progress="hidden")
+    look.tick(partial(looked, board), job, [output, look], show_progress="hidden")
 
 
 def _changed(field: forms.Field, text: str, fresh: int, given: Any) -> tuple[str, int]:
@@ -255,19 +255,23 @@ def _problems(board: Board, text: str) -> str:
 
 
 def _run(board: Board, verb: str, text: str) -> tuple[str, Any, Any]:
-    """Write the config and give the command to a job."""
+    """A job of a config, and how it is started in a terminal."""
+    name = run_config(board, verb, text, queued=verb == "train")
+    return name, _terminal(board, shlex.join(["luthier", *jobs.job(name).arguments])), gr.Timer(active=True)
+
+
+def run_config(board: Board, verb: str, text: str, *, queued: bool) -> str:
+    """Write a config and give it to a job; returns the job's name. Raises gr.Error for what cannot be run."""
     if wrong := forms.problems(text):
         raise gr.Error("; ".join(wrong))
     folder = str(forms.parsed(text).output.dir)
     file = Path("configs") / f"{Path(folder).name}.yaml"
-    arguments = [verb, str(file)]
     try:
         inside(board.folder, [folder, *forms.paths(text)])
         write_text(board.folder / file, text)
     except LuthierError as error:
         raise gr.Error(str(error)) from error
-    name = board.start(arguments, f"{verb}-{file.stem}", queued=verb == "train")
-    return name, _terminal(board, shlex.join(["luthier", *arguments])), gr.Timer(active=True)
+    return board.start([verb, str(file)], f"{verb}-{file.stem}", queued=queued)
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
@@ -291,9 +295,9 @@ def runs_tab(board: Board, tabs: gr.Tabs, tab: gr.Tab) -> None:
         # what is chosen is not said again: a visitor may have chosen something else meanwhile
         return gr.Dropdown(names) if now in names else gr.Dropdown(names, value=busy or next(iter(names), None))
 
-    def looked(name: str | None) -> str:
+    def written(name: str | None) -> str:
         one = next((one for one in jobs.jobs() if one.name == name), None)
-        return _looked(board, one.name)[0] + _curves_of(board, one) if one else say("runs.none")
+        return looked(board, one.name)[0] + _curves_of(board, one) if one else say("runs.none")
 
     def resumed(name: str) -> Any:
         one = jobs.job(name)
@@ -304,7 +308,7 @@ def runs_tab(board: Board, tabs: gr.Tabs, tab: gr.Tab) -> None:
 
     tabs.select(seen, None, look, show_progress="hidden")
     gr.on([tab.select, look.tick], listed, chosen, chosen, show_progress="hidden")
-    gr.on([look.tick, chosen.change], looked, chosen, output, show_progress="hidden")
+    gr.on([look.tick, chosen.change], written, chosen, output, show_progress="hidden")
     stop.click(lambda name: jobs.job(name).stop(), chosen)
     again.click(resumed, chosen, chosen)
     tab.select(lambda: gr.CheckboxGroup(_runs(board), visible=bool(_runs(board))), None, shown_runs)

@@ -137,7 +137,7 @@ def _own(url: str, own: str) -> bool:
 
 def visit(page: Any, board: Running, path: str = "/") -> None:
     page.goto(board.url + path, timeout=WAIT)
-    page.wait_for_selector("#drop", timeout=WAIT)
+    page.wait_for_selector("#first-drop", timeout=WAIT)
 
 
 def tab(page: Any, name: str) -> None:
@@ -185,6 +185,7 @@ def until(said: Callable[[], bool]) -> None:
 def test_from_a_file_to_a_tuned_model(page: Any, board: Running) -> None:
     """Dropped, looked at, asked whether it fits, trained; the run shows its curve."""
     (board.folder / "data" / "rows.csv").unlink()
+    tab(page, "Data")
     page.set_input_files("#drop input[type=file]", str(board.folder / "rows.csv"))
     says(page, "#dropped", "data/rows.csv")
     config(page, board, "first", 4)
@@ -198,6 +199,28 @@ def test_from_a_file_to_a_tuned_model(page: Any, board: Running) -> None:
     tab(page, "Runs")
     page.wait_for_selector("#run-output svg.curve polyline", timeout=WAIT)
     picture(page, "runs")
+
+
+def test_five_clicks(page: Any, board: Running) -> None:
+    """A file is dropped; then four buttons, each lit when the one before it has done its work, end in a talk."""
+    rows = board.folder / "five.csv"
+    rows.write_text(ROWS, encoding="utf-8")
+    page.wait_for_function("document.querySelector('#first-model input').value != ''", timeout=WAIT)
+    page.locator("#first-model input").fill("tiny")
+    page.keyboard.press("Enter")
+    assert page.locator("#first-check").is_disabled()
+    page.set_input_files("#first-drop input[type=file]", str(rows))
+    says(page, "#first-rows", "data/five.csv")
+    for step, said in (("check", "ok: "), ("train", "talk to it"), ("compare", "held_out.jsonl")):
+        page.locator(f"#first-{step}:not([disabled])").click(timeout=WAIT)
+        says(page, "#first-output", said)
+    picture(page, "first")
+    page.locator("#first-chat:not([disabled])").click(timeout=WAIT)
+    says(page, "#chat-told", "Ready: five, base")
+    page.locator("#chat-say textarea").fill("What is number 3?")
+    page.keyboard.press("Enter")
+    page.locator("#tuned").get_by_role("button", name="Like", exact=True).wait_for(timeout=WAIT)
+    assert "data/five.csv" in (board.folder / "configs" / "five.yaml").read_text(encoding="utf-8")
 
 
 def test_fields_and_text_are_one(page: Any, board: Running) -> None:
@@ -255,6 +278,7 @@ def test_a_board_that_is_killed_loses_nothing(page: Any, board: Running) -> None
 def test_what_is_wrong_is_said(page: Any, board: Running) -> None:
     """A file that is none, a config that is none, a path that leads away."""
     (board.folder / "broken.json").write_text('{"a": [1, ', encoding="utf-8")
+    tab(page, "Data")
     page.set_input_files("#drop input[type=file]", str(board.folder / "broken.json"))
     says(page, "#dropped", "data/broken.json")
     page.locator("#field-source input").first.fill("data/broken.json")
@@ -302,7 +326,7 @@ def test_what_is_liked_is_kept(page: Any, board: Running) -> None:
     picture(page, "chat")
 
 
-SEEN = {"data": "#run-data", "train": "#field-output-dir", "runs": "#run-output svg.curve", "chat": "#chat-say",
+SEEN = {"first": "#first-chat", "data": "#run-data", "train": "#field-output-dir", "runs": "#run-output svg.curve", "chat": "#chat-say",
         **{name: f"#run-{name}" for name in COMMANDS}}  # fmt: skip
 """Every tab, and what is there when it is drawn."""
 
@@ -339,5 +363,5 @@ def test_the_language_of_the_browser(board: Running, browser: Any) -> None:
     visit(opened, board)
     assert opened.url.rstrip("/").endswith("/zh")
     opened.get_by_role("link", name="English").click()
-    opened.get_by_text("Drop files").first.wait_for(timeout=WAIT)
+    opened.get_by_text("drop a file").first.wait_for(timeout=WAIT)
     context.close()

@@ -1,0 +1,116 @@
+"""From rows to a model that answers, in five clicks; each is a command that other tabs and a terminal have as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from luthier.drive import jobs
+from luthier.models.catalogue import entries
+from luthier.web import forms
+from luthier.web.guard import kept
+from luthier.web.pages import LOOK_SECONDS, Board, looked, run_config, suggestions
+
+STEPS = ("check", "train", "compare", "chat")
+"""What follows on the choice of rows."""
+EXAMPLE = "luthier_qa.jsonl"
+"""Questions and answers about Luthier: beside this file where it is installed, in the examples of its source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How far a visit has come: its rows, its config and run, and the job of each step."""
+
+    rows: str = ""
+    run: str = ""
+    jobs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def open(self) -> int:
+        """How many steps may be taken: those before the first that is not done, and that one."""
+        done = [step in self.jobs and jobs.job(self.jobs[step]).status == "finished" for step in STEPS]
+        return (done.index(False) + 1) if self.rows else 0
+
+
+def first_tab(board: Board, anew: Sequence[Any]) -> tuple[gr.Button, gr.State]:
+    """Rows, and a button for each step, the next one lit; returns the last button, and what it starts from."""
+    say = board.say
+    gr.Markdown(say("first.about"))
+    with gr.Row():
+        example = gr.Button(say("first.example"), variant="primary", elem_id="first-example")
+        dropped = gr.File(label=say("first.drop"), elem_id="first-drop", height=120)
+    model = gr.Dropdown([], allow_custom_value=True, label=say("label.model.path"), elem_id="first-model")
+    told, way = gr.Markdown(elem_id="first-rows"), gr.State(Way())
+    with gr.Row():
+        buttons = [gr.Button(say(f"first.{step}"), interactive=False, elem_id=f"first-{step}") for step in STEPS]
+    output, look = gr.HTML(elem_id="first-output"), gr.Timer(LOOK_SECONDS, active=False)
+
+    def taken(file: Path) -> tuple[Any, ...]:
+        new = Way(kept(board.folder, file))
+        return new, say("data.taken", names=f"`{new.rows}`"), gr.Button(variant="secondary"), *_lit(new)
+
+    def gone(step: str, way: Way, model: str) -> tuple[Any, ...]:
+        way = _go(board, step, way, model)
+        return way, gr.Timer(active=True), *_lit(way)
+
+    def seen(way: Way) -> tuple[Any, ...]:
+        last = next((way.jobs[step] for step in reversed(STEPS) if step in way.jobs), "")
+        return *looked(board, last), *_lit(way)
+
+    rows_taken = [way, told, example, *buttons]
+    example.click(lambda: taken(_example()), None, rows_taken)
+    dropped.upload(lambda file: taken(Path(file)), dropped, rows_taken)
+    for step, button in zip(STEPS[:-1], buttons, strict=False):
+        button.click(lambda way, model, step=step: gone(step, way, model), [way, model], [way, look, *buttons])
+    look.tick(seen, way, [output, look, *buttons], show_progress="hidden")
+    for event in anew:
+        gr.on(event, lambda now: _models(board, now), model, model, show_progress="hidden")
+    return buttons[-1], way
+
+
+def _example() -> Path:
+    here = Path(str(files("luthier.web")))
+    return next(file for place in (here, here.parents[1] / "examples" / "data") if (file := place / EXAMPLE).exists())
+
+
+def _models(board: Board, now: str | None) -> Any:
+    """Models that are here, and those that can be fetched; the one that a first config names before others."""
+    usual = forms.values(forms.FIRST)["model"]
+    known = [name for name, entry in entries().items() if entry.parameters]
+    here = suggestions(board, "model")
+    found = list(dict.fromkeys([*here, *known]))
+    return gr.Dropdown(found, value=now or (usual if usual in here or not here else here[-1]))
+
+
+def _lit(way: Way) -> list[Any]:
+    """The buttons: those of steps that may be taken, the next one of them in colour."""
+    there = range(1, len(STEPS) + 1)
+    return [gr.Button(interactive=n <= way.open, variant="primary" if n == way.open else "secondary") for n in there]
+
+
+def _go(board: Board, step: str, way: Way, model: str) -> Way:
+    """Take a step; a model that is not here yet is fetched before it is asked whether it fits."""
+    if step == "compare":
+        name = board.start(["compare", model, way.run, "--show", "3"], f"compare-{Path(way.run).name}")
+        return replace(way, jobs={**way.jobs, step: name})
+    if step == "check":
+        way = replace(way, run=_free(board.folder / "runs", Path(way.rows).stem))
+        if model in entries() and not entries()[model].fetched:
+            board.start(["models", "fetch", model], f"fetch-{model}", queued=True)
+    text = files("luthier.web").joinpath("text", "first.yaml").read_text(encoding="utf-8")
+    for key, value in (("model.path", model), ("data.train", [way.rows]), ("output.dir", way.run)):
+        text = forms.changed(text, key, value)
+    steps = STEPS[: STEPS.index(step)]  # what came after it is to be done again
+    before = {name: job for name, job in way.jobs.items() if name in steps}
+    return replace(way, jobs={**before, step: run_config(board, step, text, queued=True)})
+
+
+def _free(runs: Path, name: str) -> str:
+    """A folder for a run, which no other run has."""
+    tried = (name if number == 1 else f"{name}-{number}" for number in range(1, 10**6))
+    return f"runs/{next(one for one in tried if not (runs / one).exists())}"
