@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse
+from fastapi.responses import FileResponse, RedirectResponse
 
 from luthier.supplies import shipped
 from luthier.web.chat import chat_tab, talk_to
@@ -66,6 +66,10 @@ def application(folder: Path, root: Any, *, users: Sequence[tuple[str, str]] = (
     @app.get("/")
     def first(request: Request) -> RedirectResponse:
         return RedirectResponse(f"/{preferred(request.headers.get('accept-language', ''))}")
+
+    icon = str(files("luthier.web").joinpath("text", "icon.svg"))
+    app.get("/favicon.ico")(lambda: FileResponse(icon))
+    app.get("/manifest.json")(lambda: {"name": "Luthier", "icons": [{"src": "/favicon.ico", "sizes": "any"}]})
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Any) -> Any:

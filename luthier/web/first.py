@@ -96,7 +96,7 @@ def _lit(way: Way) -> list[Any]:
 def _go(board: Board, step: str, way: Way, model: str) -> Way:
     """Take a step; a model that is not here yet is fetched before it is asked whether it fits."""
     if step == "compare":
-        name = board.start(["compare", model, way.run, "--show", "3"], f"compare-{Path(way.run).name}")
+        name = board.start(["compare", model, way.run], f"compare-{Path(way.run).name}")
         return replace(way, jobs={**way.jobs, step: name})
     if step == "check":
         way = replace(way, run=_free(board.folder / "runs", Path(way.rows).stem))

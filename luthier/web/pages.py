@@ -56,7 +56,7 @@ class Board:
 
     def about(self, path: str, text: str) -> str:
         """The help of a key in this language, or as the code has it."""
-        return self.say.known(f"help.{path}") or text
+        return self.say.known(f"help.{path}") or self.say.about(text)
 
 
 def component(board: Board, field: forms.Field) -> Any:

@@ -17,6 +17,12 @@ def texts(language: str) -> Mapping[str, str]:
     return {f"{part}.{key}": said for part, inner in tree.items() for key, said in inner.items()}
 
 
+@cache
+def helps(language: str) -> Mapping[str, str]:
+    """What keys and options are for, by what the code says in English; what is missing stays English."""
+    return {} if language == "en" else shipped("luthier.web", f"text/{language}_help.yaml")
+
+
 class Speaker:
     """Says texts in one language."""
 
@@ -26,6 +32,10 @@ class Speaker:
     def __call__(self, key: str, **values: object) -> str:
         """A text with values in it; raises KeyError where there is none, so that a test finds it."""
         return texts(self.language)[key].format(**values)
+
+    def about(self, text: str) -> str:
+        """A help of the code, or of a plug-in."""
+        return helps(self.language).get(" ".join(text.split()), text)
 
     def known(self, key: str) -> str:
         """A text that need not be there; else nothing."""

@@ -123,12 +123,13 @@ def page(board: Running, browser: Any) -> Iterator[Any]:
     """A fresh visit; nothing may be asked of anyone but the board."""
     context = browser.new_context(viewport={"width": 1200, "height": 1000}, locale="en-US")
     opened = context.new_page()
-    away: list[str] = []
+    away, gone = list[str](), list[str]()
+    opened.on("response", lambda answer: gone.append(f"{answer.status} {answer.url}") if answer.status > 399 else None)
     opened.on("request", lambda request: away.append(request.url) if not _own(request.url, board.url) else None)
     visit(opened, board)
     yield opened
     context.close()
-    assert away == []
+    assert away == [] and gone == []
 
 
 def _own(url: str, own: str) -> bool:
@@ -326,8 +327,8 @@ def test_what_is_liked_is_kept(page: Any, board: Running) -> None:
     picture(page, "chat")
 
 
-SEEN = {"first": "#first-chat", "data": "#run-data", "train": "#field-output-dir", "runs": "#run-output svg.curve", "chat": "#chat-say",
-        **{name: f"#run-{name}" for name in COMMANDS}}  # fmt: skip
+SEEN = {"first": "#first-chat", "data": "#run-data", "train": "#field-output-dir", "runs": "#run-output svg.curve",
+        "chat": "#chat-say", **{name: f"#run-{name}" for name in COMMANDS}}  # fmt: skip
 """Every tab, and what is there when it is drawn."""
 
 

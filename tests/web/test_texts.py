@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer
 
-from luthier.web import forms
+from luthier.cli.main import app
+from luthier.web import commands, forms
 from luthier.web.app import COMMANDS
-from luthier.web.texts import LANGUAGES, Speaker, preferred, texts
+from luthier.web.texts import LANGUAGES, Speaker, helps, preferred, texts
 from tests.house.source import ROOT
 
 
@@ -29,6 +33,26 @@ def test_what_is_asked_for_is_there() -> None:
     asked |= {f"command.{word.replace(' ', '_')}" for word in words | set(re.findall(r'"(data \w+)"', code))}
     asked |= {f"tab.{name}" for name in COMMANDS} | {f"{name}.about" for name in COMMANDS}
     assert len(asked) > 25 and asked - texts("en").keys() == set()
+
+
+def _helps(node: Any) -> Iterator[str]:
+    """What a schema says of its keys."""
+    if isinstance(node, dict):
+        yield from (forms._resolved(one).get("description", "") for one in node.get("properties", {}).values())
+        node = list(node.values())
+    for one in node if isinstance(node, list) else ():
+        yield from _helps(one)
+
+
+def test_every_help_is_there() -> None:
+    """Of all keys of a config and options of the board's commands; none that nobody says any more."""
+    root = typer.main.get_command(app)
+    code = (ROOT / "luthier" / "web" / "pages.py").read_text(encoding="utf-8")
+    words = {word for several in COMMANDS.values() for word in several} | set(re.findall(r'"(data \w+)"', code))
+    options = [field.about for word in words for field in commands.fields(root, word)]
+    said = {" ".join(text.split()) for text in (*_helps(forms.schema()), *options)} - {""}
+    for language in LANGUAGES.keys() - {"en"}:
+        assert said - helps(language).keys() == set() and helps(language).keys() - said == set()
 
 
 @pytest.mark.parametrize(
