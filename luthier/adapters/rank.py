@@ -2,11 +2,13 @@
 
 On a few micro-batches of training rows, the gradient G `[out, in]` of each adapted weight is sketched without ever
 being held: two passes over the same rows give its leading singular values and right singular vectors (Halko et al.
-2011, arXiv:0909.4061, algorithms 4.1 and 5.1). Every direction costs in + out parameters and is worth its share of its
-module's squared gradient (as EVA shares out ranks by explained variance, arXiv:2410.07170); the most worth for the
-money is taken until the budget, that of a uniform rank, is spent. The first A of a module is made of its directions, so
-that the first step of B already moves the weight as the gradient would (LoRA-GA's aim, arXiv:2407.05000, here with
-B = 0: nothing is taken away from the base, and step 0 is the base).
+2011, arXiv:0909.4061, algorithms 4.1 and 5.1). The first A of a module is made of its directions, so that the first
+step of B already moves the weight as the gradient would (LoRA-GA's aim, arXiv:2407.05000, here with B = 0: nothing is
+taken away from the base, and step 0 is the base). A direction a costs in + out parameters and is worth what the first
+step of Adam takes off the loss by it: each entry of its column of B moves by the learning rate against the sign of its
+gradient G a, so that is the learning rate times the scale times |G a|_1. The most worth for the money is taken until
+the budget, that of a uniform rank, is spent. (Shares of each module's own gradient, as EVA shares out ranks by
+explained variance, arXiv:2410.07170, were worse than one rank for all: `benchmarks.ranks`.)
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Measured:
     """Of one adapted layer: sizes, leading singular values of its gradient, what all of them amount to, first rows.
 
     `rows` `[k, in]` are right singular vectors, each as long as it must be to answer the layer's inputs as loudly as
-    a random row of A does, so that a learning rate means the same.
+    a random row of A does, so that a learning rate means the same; `gains` `[k]` are |G a|_1 of each row a.
     """
 
     inputs: int
@@ -50,6 +52,7 @@ class Measured:
     values: Tensor
     total: float
     rows: Tensor
+    gains: Tensor
 
     @property
     def cost(self) -> int:
@@ -120,14 +123,17 @@ class _Sketch:
         import torch
 
         if self.table is None:
-            return Measured(self.inputs, self.outputs, torch.zeros(0), 0.0, torch.zeros(0, self.inputs))
-        _, values, directions = torch.linalg.svd(self.table, full_matrices=False)
+            none = torch.zeros(0)
+            return Measured(self.inputs, self.outputs, none, 0.0, torch.zeros(0, self.inputs), none)
+        assert self.basis is not None
+        left, values, directions = torch.linalg.svd(self.table, full_matrices=False)
         total = float(values.pow(2).sum())
         seen = torch.cat(self.sample)
         usual = seen.pow(2).sum(-1).mean() / (3 * self.inputs)
         loud = (seen @ directions.T).pow(2).mean(0)
         rows = directions * (usual / loud.clamp_min(1e-6 * usual)).sqrt()[:, None]
-        return Measured(self.inputs, self.outputs, values.cpu(), total, rows.cpu())
+        gains = values * rows.norm(dim=-1) * (self.basis.to(left) @ left).abs().sum(0)
+        return Measured(self.inputs, self.outputs, values.cpu(), total, rows.cpu(), gains.cpu())
 
 
 @contextmanager
@@ -156,11 +162,7 @@ def _watched(sketches: Mapping[str, _Sketch]) -> Iterator[None]:
 def choose(measured: Mapping[str, Measured], *, rank: int) -> dict[str, int]:
     """The rank of each layer, 0 for none, with no more parameters together than a uniform `rank` has."""
     budget = sum(layer.cost * rank for layer in measured.values())
-    offers = (
-        (float(square) / max(layer.total, 1e-30) / layer.cost, name)
-        for name, layer in measured.items()
-        for square in layer.values.pow(2)
-    )
+    offers = ((gain / layer.cost, name) for name, layer in measured.items() for gain in layer.gains.tolist())
     ranks = dict.fromkeys(measured, 0)
     for worth, name in sorted(offers, key=lambda offer: -offer[0]):
         if worth > 0 and measured[name].cost <= budget:

@@ -59,6 +59,8 @@ def test_the_sketch_is_the_spectrum_of_the_gradient() -> None:
         found_directions = torch.nn.functional.normalize(own.rows[:2])
         overlap = (found_directions @ directions[:2].T).svd().S
         assert overlap.min() > 0.95, name
+        taken_off = (gradient @ own.rows.T).abs().sum(0)
+        assert torch.allclose(own.gains[:4], taken_off[:4], rtol=0.1), "what a first step of Adam takes off the loss"
         assert (own.inputs, own.outputs) == (gradient.shape[1], gradient.shape[0])
 
 
@@ -109,7 +111,7 @@ def test_no_more_than_its_share_of_the_run() -> None:
 
 def layer(values: list[float], inputs: int = 10, outputs: int = 10) -> Measured:
     found = torch.tensor(values)
-    return Measured(inputs, outputs, found, float(found.pow(2).sum()), torch.zeros(len(values), inputs))
+    return Measured(inputs, outputs, found, float(found.pow(2).sum()), torch.zeros(len(values), inputs), found)
 
 
 def test_directions_are_bought_by_worth_for_money() -> None:
@@ -206,7 +208,7 @@ def test_conv1d_layers() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=64, n_embd=32, n_layer=2, n_head=2))
-    tuned: Any = Lora(rank="auto", rank_budget=2).attach(model, run_of())
+    tuned: Any = Lora(rank="auto", rank_budget=2, target_modules=["c_attn"]).attach(model, run_of())
     sizes = {name.rsplit(".", 1)[-1]: (layer.in_features, layer.out_features) for name, layer in layers(tuned)}
     assert sizes["c_attn"] == (32, 96)
     for _, layer in layers(tuned):
