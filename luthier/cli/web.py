@@ -26,16 +26,18 @@ def web(
     if not loopback(host) and not user:
         raise UserError(f"--host {host}: other machines could use this one; name who may by --user NAME")
     password = (os.environ.get("LUTHIER_WEB_PASSWORD") or typer.prompt("password", hide_input=True)) if user else ""
-    typer.echo(f"the board is at http://{host}:{port} (Ctrl-C ends it; its jobs go on)")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is there
-    try:
-        import uvicorn
-
-        from luthier.web.app import application
-    except ImportError as missing:
-        raise MissingExtra("luthier web", str(missing.name), "web") from None
     from luthier.cli.main import app
+    from luthier.web.early import import_gradio, listening, waiting
 
-    users = [(user, password)] if user else []
-    board = application(Path(folder), typer.main.get_command(app), users=users)
-    uvicorn.run(board, host=host, port=port, log_level="warning")
+    door, users = listening(host, port), [(user, password)] if user else []
+    typer.echo(f"the board is at http://{host}:{door.getsockname()[1]} (Ctrl-C ends it; its jobs go on)")
+    with waiting(door):
+        try:
+            import uvicorn
+
+            import_gradio()
+            from luthier.web.app import application
+        except ImportError as missing:
+            raise MissingExtra("luthier web", str(missing.name), "web") from None
+        board = application(Path(folder), typer.main.get_command(app), users=users)
+    uvicorn.Server(uvicorn.Config(board, log_level="warning")).run(sockets=[door])

@@ -84,7 +84,8 @@ def application(folder: Path, root: Any, *, users: Sequence[tuple[str, str]] = (
         "theme": soft.set(**shipped("luthier.web", "text/theme.yaml")["page"]),
         "css": files("luthier.web").joinpath("text", "board.css").read_text(encoding="utf-8"),
     }
-    rules: Any = {"auth": list(users) or None, "max_file_size": MOST_BYTES, "footer_links": [], "show_error": True}
+    rules: Any = {"auth": list(users) or None, "max_file_size": MOST_BYTES, "footer_links": [], "show_error": True,
+                  "run_history": False}  # fmt: skip
     for language in LANGUAGES:
         shown = page(Board(folder.resolve(), root, Speaker(language)))
         app = gr.mount_gradio_app(app, shown, f"/{language}", **rules, **looks)
