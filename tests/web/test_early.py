@@ -38,7 +38,7 @@ def test_gradio_writes_no_stubs_and_asks_nobody() -> None:
     """Nor does it find the sources of its components, and the board's own functions are found again afterwards."""
     pytest.importorskip("gradio")
     code = (
-        "import inspect, os, pathlib; from luthier.web.early import import_gradio as early; write = pathlib.Path.write_text\n"
+        "import inspect, os, pathlib; from luthier.web.early import import_gradio as early\n"
         "def refused(*_, **__): raise AssertionError('written')\n"
         "pathlib.Path.write_text = refused; early(); import gradio\n"
         "assert os.environ['GRADIO_ANALYTICS_ENABLED'] == 'False' and inspect.getfile(early).endswith('early.py')\n"
