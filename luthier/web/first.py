@@ -79,12 +79,10 @@ def _example() -> Path:
 
 
 def _models(board: Board, now: str | None) -> Any:
-    """Models that are here, and those that can be fetched; the one that a first config names before others."""
-    usual = forms.values(forms.FIRST)["model"]
-    known = [name for name, entry in entries().items() if entry.parameters]
-    here = suggestions(board, "model")
-    found = list(dict.fromkeys([*here, *known]))
-    return gr.Dropdown(found, value=now or (usual if usual in here or not here else here[-1]))
+    """Models that are here, and those that can be fetched; first the one that a first config names."""
+    known = (name for name, entry in entries().items() if entry.parameters)
+    found = list(dict.fromkeys([*suggestions(board, "model"), *known]))
+    return gr.Dropdown(found, value=now or forms.values(forms.FIRST)["model"])
 
 
 def _lit(way: Way) -> list[Any]:
