@@ -12,6 +12,7 @@ import gradio as gr
 
 from luthier.drive import jobs
 from luthier.models.catalogue import entries
+from luthier.tracking.run import RunFolder
 from luthier.web import forms
 from luthier.web.guard import kept
 from luthier.web.pages import LOOK_SECONDS, Board, looked, run_config, suggestions
@@ -96,10 +97,10 @@ def _go(board: Board, step: str, way: Way, model: str) -> Way:
     if step == "compare":
         name = board.start(["compare", model, way.run], f"compare-{Path(way.run).name}")
         return replace(way, jobs={**way.jobs, step: name})
-    if step == "check":
+    if step == "check" or (RunFolder(board.folder / way.run).record() or {}).get("finished"):
         way = replace(way, run=_free(board.folder / "runs", Path(way.rows).stem))
-        if model in entries() and not entries()[model].fetched:
-            board.start(["models", "fetch", model], f"fetch-{model}", queued=True)
+    if step == "check" and model in entries() and not entries()[model].fetched:
+        board.start(["models", "fetch", model], f"fetch-{model}", queued=True)
     text = files("luthier.web").joinpath("text", "first.yaml").read_text(encoding="utf-8")
     for key, value in (("model.path", model), ("data.train", [way.rows]), ("output.dir", way.run)):
         text = forms.changed(text, key, value)
