@@ -20,7 +20,7 @@ from luthier.data.dataset_info import FILE, DataSets
 from luthier.data.files.base import How, kind_of, suffixes
 from luthier.data.files.columnar import plain
 from luthier.data.files.opened import CHUNK, PACKED, opened
-from luthier.data.formats.listed import listed
+from luthier.data.strict import listed
 from luthier.errors import DataError
 from luthier.plugins import suggestion
 from luthier.supplies import library, shipped

@@ -6,7 +6,7 @@ from typing import Any
 
 from luthier.data.conversation import Content, Message, Row, conversation, system_turns
 from luthier.data.formats.base import judged, wrong_layout
-from luthier.data.formats.listed import listed
+from luthier.data.strict import listed
 from luthier.errors import RowError
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from luthier import plugins
 from luthier.data.conversation import Content, Row
-from luthier.data.formats.listed import listed
+from luthier.data.strict import listed
 from luthier.errors import AmbiguousFormat, DataError, RowError
 from luthier.supplies import shipped
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from luthier.data.conversation import Choices, Content, Message, Row, system_turns
 from luthier.data.formats.base import judged, wrong_layout
-from luthier.data.formats.listed import listed
+from luthier.data.strict import listed
 from luthier.errors import RowError
 
 QUESTIONS = ("question", "Question", "query", "stem")

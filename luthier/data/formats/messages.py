@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.data.conversation import Content, Message, Row, conversation, message, system_turns
 from luthier.data.formats.base import judged, unanswered, wrong_layout
-from luthier.data.formats.listed import listed
+from luthier.data.strict import listed
 
 KEYS = ("messages", "conversations", "conversation")
 

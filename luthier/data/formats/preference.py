@@ -18,8 +18,8 @@ from luthier.data.conversation import (
 )
 from luthier.data.formats.alpaca import history
 from luthier.data.formats.base import wrong_layout
-from luthier.data.formats.listed import listed
 from luthier.data.formats.sharegpt import sharegpt_message
+from luthier.data.strict import listed
 from luthier.errors import RowError
 from luthier.supplies import shipped
 

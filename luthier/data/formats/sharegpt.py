@@ -16,7 +16,7 @@ from luthier.data.conversation import (
     wrong_message,
 )
 from luthier.data.formats.base import judged, wrong_layout
-from luthier.data.formats.listed import listed
+from luthier.data.strict import listed
 from luthier.supplies import shipped
 
 KEYS = ("conversations", "conversation")
