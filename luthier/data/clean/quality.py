@@ -18,8 +18,6 @@ from luthier.data.clean.base import CleanerSettings, Drop, Said
 from luthier.data.clean.duplicates import plain
 from luthier.supplies import shipped
 
-Found = tuple[str, float, float, str]
-"""Rule, score, threshold, and a sentence."""
 WORDS = re.compile(r"\w+", re.UNICODE)
 ENDS = tuple(".!?。！？…\"'”’)]}）】》」』`*_:;：；")
 ODD = re.compile(r"[^\w\s.,;:!?'\"()\-–—…%/«»·|*#=+<>`\u0300-\U0010ffff]")
@@ -53,23 +51,19 @@ class Quality(CleanerSettings):
         """The first rule that each row breaks."""
         return [next(self._broken(row), None) for row in rows]
 
-    def judge(self, row: Said, finding: Any) -> Drop | None:
-        """Nothing is remembered."""
-        return Drop(*finding) if finding else None
-
-    def _broken(self, row: Said) -> Iterator[Found]:
+    def _broken(self, row: Said) -> Iterator[Drop]:
         answer = row.answer.strip()
         length = len(answer)
         if length < self.min_characters:
-            yield "too-short", length, self.min_characters, f"{length} characters"
+            yield Drop("too-short", length, self.min_characters, f"{length} characters")
         if length > self.max_characters:
-            yield "too-long", length, self.max_characters, f"{length:,} characters"
+            yield Drop("too-long", length, self.max_characters, f"{length:,} characters")
         repeated = repetition(answer)
         if repeated > self.max_repetition:
-            yield "repetition", repeated, self.max_repetition, f"{100 * repeated:.0f} % is repeated"
+            yield Drop("repetition", repeated, self.max_repetition, f"{100 * repeated:.0f} % is repeated")
         odd = symbols(answer)
         if odd > self.max_symbols:
-            yield "symbols", odd, self.max_symbols, f"{100 * odd:.0f} % of the characters are symbols"
+            yield Drop("symbols", odd, self.max_symbols, f"{100 * odd:.0f} % of the characters are symbols")
         checks: list[tuple[bool, str, Callable[[], str | None]]] = [
             (self.boilerplate, "boilerplate", lambda: phrase(answer, "boilerplate")),
             (self.refusals and row.question != "", "refusal", lambda: phrase(answer[:300], "refusals")),
@@ -78,7 +72,7 @@ class Quality(CleanerSettings):
         ]
         for asked, rule, check in checks:
             if asked and (why := check()):
-                yield rule, 1.0, 1.0, why
+                yield Drop(rule, 1.0, 1.0, why)
 
 
 def repetition(text: str) -> float:
