@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
@@ -69,32 +71,32 @@ class Repair(CleanerSettings):
 class _Repair(Cleaner):
     def __init__(self, only: list[Fault]) -> None:
         prose: dict[Fault, Callable[[str], str]] = {
-            "encoding": _encoding(), "unicode": _unicode, "invisible": _invisible, "html": _html, "spaces": _spaces,
+            "encoding": _encoding(), "unicode": partial(unicodedata.normalize, "NFC"), "invisible": _invisible,
+            "html": _html, "spaces": _spaces,
         }  # fmt: skip
-        self.prose = [prose[fault] for fault in prose if fault in only]
-        self.fences, self.ends = "fences" in only, "spaces" in only
-        self.brackets, self.turns = "brackets" in only, "turns" in only
+        self.prose, self.only = [prose[fault] for fault in prose if fault in only], only
 
     def mend_row(self, value: Any) -> Any:
         """Every string mended, then the order of turns."""
         value = strings(value, self.mend)
-        if not self.turns or not isinstance(value, dict):
+        if "turns" not in self.only or not isinstance(value, dict):
             return value
         return {key: ordered(one) if key in TALKS else one for key, one in value.items()}
 
     def mend(self, text: str) -> str:
         """Prose mended, code as it was, and its last fence closed."""
-        if self.fences:
+        brackets = "brackets" in self.only
+        if "fences" in self.only:
             text = closed(text)
-        if self.brackets and text.lstrip()[:1] in ("{", "["):
+        if brackets and text.lstrip()[:1] in ("{", "["):
             text = balanced(text)
         pieces, end = [], 0
         for code in CODE.finditer(text):
-            said = JSON_BLOCK.sub(_balanced_block, code.group()) if self.brackets else code.group()
+            said = JSON_BLOCK.sub(_balanced_block, code.group()) if brackets else code.group()
             pieces += [self._prose(text[end : code.start()]), said]
             end = code.end()
         mended = "".join([*pieces, self._prose(text[end:])])
-        return mended.rstrip(" \t") if self.ends else mended
+        return mended.rstrip(" \t") if "spaces" in self.only else mended
 
     def _prose(self, text: str) -> str:
         for step in self.prose:
@@ -113,12 +115,6 @@ def _encoding() -> Callable[[str], str]:
     return lambda text: text if text.isascii() and "\x1b" not in text else str(ftfy.fix_text(text, settings))
 
 
-def _unicode(text: str) -> str:
-    import unicodedata
-
-    return unicodedata.normalize("NFC", text)
-
-
 def _invisible(text: str) -> str:
     return LONE_JOINER.sub("", INVISIBLE.sub("", text))
 
@@ -131,9 +127,7 @@ def _html(text: str) -> str:
 
 def _spaces(text: str) -> str:
     """Odd spaces plain, none at ends of lines, at most one empty line; those at the beginning of a line stay."""
-    text = SPACES.sub(
-        " ", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n\n")
-    )
+    text = SPACES.sub(" ", re.sub("\r\n?|\u2028", "\n", text).replace("\u2029", "\n\n"))
     text = re.sub(r"(?<=\S)[ \t]{2,}(?=\S)", " ", text) if "|" not in text else text
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text))
 
@@ -155,30 +149,31 @@ def balanced(text: str) -> str:
 
     Which brackets are open follows from the text, so that there is one mending or none.
     """
+    if _valid(text):
+        return text
+    opened, quoted = [], False
+    for mark in JSON_MARK.finditer(text):
+        if mark.group() == '"':
+            quoted = not quoted
+        elif not quoted and mark.group() in PAIRS:
+            opened.append(PAIRS[mark.group()])
+        elif not quoted and mark.group() in "}]":
+            if not opened and not text[mark.start() :].strip("}] \t\r\n"):
+                mended = text[: mark.start()].rstrip()
+                break
+            if not opened or opened.pop() != mark.group():
+                return text
+    else:
+        mended = text.rstrip() + "".join(reversed(opened)) if opened else text
+    return mended if _valid(mended) else text
+
+
+def _valid(text: str) -> bool:
     try:
         read_json(text)
     except ValueError:
-        opened, quoted = [], False
-        for mark in JSON_MARK.finditer(text):
-            if mark.group() == '"':
-                quoted = not quoted
-            elif not quoted and mark.group() in PAIRS:
-                opened.append(PAIRS[mark.group()])
-            elif not quoted and mark.group() in "}]":
-                if not opened and not text[mark.start() :].strip("}] \t\r\n"):
-                    return _valid(text[: mark.start()].rstrip(), text)
-                if not opened or opened.pop() != mark.group():
-                    return text
-        return _valid(text.rstrip() + "".join(reversed(opened)), text) if opened else text
-    return text
-
-
-def _valid(mended: str, text: str) -> str:
-    try:
-        read_json(mended)
-    except ValueError:
-        return text
-    return mended
+        return False
+    return True
 
 
 def _balanced_block(block: re.Match[str]) -> str:

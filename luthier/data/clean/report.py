@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from luthier.data.clean.ledger import Tally
 from luthier.supplies import filled
@@ -23,14 +22,8 @@ def markdown(
     tally: Tally, *, source: str, cleaners: Sequence[str], done: str = "cleaned", by: str = "mended by"
 ) -> str:
     """The report as Markdown."""
-    told: dict[str, Any] = {
-        "source": source,
-        "cleaners": ", ".join(cleaners),
-        "done": done,
-        "by": by,
-        "spread": _spread,
-    }
-    return filled("luthier.data.clean", "report.md", tally=tally, **told)
+    where, named = ("luthier.data.clean", "report.md"), ", ".join(cleaners)
+    return filled(*where, tally=tally, source=source, cleaners=named, done=done, by=by, spread=_spread)
 
 
 def _spread(scores: Sequence[float]) -> str:
@@ -45,8 +38,8 @@ def page(tally: Tally, *, source: str, cleaners: Sequence[str]) -> str:
     def say(text: str) -> str:
         return html.escape(text.replace(folder, "") if len(folder) > len("./") else text)
 
-    told: dict[str, Any] = {"source": source, "cleaners": ", ".join(cleaners), "say": say, "histogram": histogram}
-    return filled("luthier.data.clean", "report.html", tally=tally, **told)
+    where, named = ("luthier.data.clean", "report.html"), ", ".join(cleaners)
+    return filled(*where, tally=tally, source=source, cleaners=named, say=say, histogram=histogram)
 
 
 def histogram(scores: Sequence[float], threshold: float) -> str:
