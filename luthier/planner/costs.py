@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 from luthier.distributed.mesh import Axes
@@ -39,11 +38,7 @@ class Device:
         return sent / (self.near if span <= self.together else self.far)
 
 
-@cache
-def known_devices() -> Mapping[str, Mapping[str, Any]]:
-    """The table of `devices.yaml`."""
-    table: dict[str, dict[str, Any]] = shipped("luthier.planner", "devices.yaml")
-    return {name: {key: float(value) for key, value in row.items()} for name, row in table.items()}
+DEVICES: Mapping[str, Mapping[str, Any]] = shipped("luthier.planner", "devices.yaml")
 
 
 class Work(NamedTuple):
