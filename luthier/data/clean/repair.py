@@ -18,40 +18,18 @@ from pydantic import Field
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, strings
 from luthier.data.strict import read_json
-from luthier.supplies import library
+from luthier.supplies import library, shipped
 
 Fault = Literal["encoding", "unicode", "invisible", "html", "spaces", "fences", "brackets", "turns"]
-FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
-CODE = re.compile(
-    r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)"
-    r"|(?<!`)(?P<marks>`{2,})(?!`).+?(?<!`)(?P=marks)(?!`)|`[^`\n]+`",
-    re.MULTILINE | re.DOTALL,
-)
-"""What a text marks as code: fenced blocks and spans; a block that begins within a line is a long span."""
-INVISIBLE = re.compile(
-    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
-    "\ufeff\ufff9-\ufffb\ufffe\uffff]"
-)
-"""Control characters, soft hyphens, zero-width spaces, marks of direction; the joiners U+200C and U+200D are others."""
-LONE_JOINER = re.compile("(?<![\u0600-\u06ff\u0900-\u0dff\U0001f000-\U0001faff\u2600-\u27bf\ufe0f])[\u200c\u200d]")
-"""Joiners where no script or emoji uses them."""
-TAG = re.compile(
-    r"</?(?:p|br|div|span|b|i|u|em|strong|a|ul|ol|li|h[1-6]|table|tr|td|th|tbody|thead|img|font|center|hr)\b[^<>]*>",
-    re.I,
-)
-BREAK = re.compile(r"<(?:br|/p|/div|/li|/tr|/h[1-6])\b[^<>]*>", re.I)
-ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5}|[a-z]{2,8});")
-SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
-JSON_BLOCK = re.compile(
-    r"^(?P<open> {0,3}(`{3,}|~{3,})json[ \t]*\n)(?P<inner>.*)(?P<close>\n {0,3}\2[`~]*[ \t]*)$", re.DOTALL
-)
-"""A fenced block of JSON."""
+PATTERNS: dict[str, re.Pattern[str]] = {
+    name: re.compile(one) for name, one in shipped("luthier.data.clean", "repair.yaml").items()
+}
+CODE = PATTERNS["code"]
 PAIRS = {"{": "}", "[": "]"}
 TALKS = ("messages", "conversations", "conversation")
 """Keys under which turns are."""
 SPEAKERS = frozenset({"system", "user", "human", "assistant", "gpt"})
 """Who may not speak twice in a row; a tool may."""
-JSON_MARK = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
 SEEN_TAGS = 2
 """Tags, or entities, from which on a text is taken for remains of a page, and not for a text about HTML."""
 
@@ -92,7 +70,7 @@ class _Repair(Cleaner):
             text = balanced(text)
         pieces, end = [], 0
         for code in CODE.finditer(text):
-            said = JSON_BLOCK.sub(_balanced_block, code.group()) if brackets else code.group()
+            said = PATTERNS["json_block"].sub(_balanced_block, code.group()) if brackets else code.group()
             pieces += [self._prose(text[end : code.start()]), said]
             end = code.end()
         mended = "".join([*pieces, self._prose(text[end:])])
@@ -116,18 +94,18 @@ def _encoding() -> Callable[[str], str]:
 
 
 def _invisible(text: str) -> str:
-    return LONE_JOINER.sub("", INVISIBLE.sub("", text))
+    return PATTERNS["lone_joiner"].sub("", PATTERNS["invisible"].sub("", text))
 
 
 def _html(text: str) -> str:
-    if len(TAG.findall(text)) + len(ENTITY.findall(text)) < SEEN_TAGS:
+    if len(PATTERNS["tag"].findall(text)) + len(PATTERNS["entity"].findall(text)) < SEEN_TAGS:
         return text
-    return html.unescape(TAG.sub("", BREAK.sub("\n", text)))
+    return html.unescape(PATTERNS["tag"].sub("", PATTERNS["break"].sub("\n", text)))
 
 
 def _spaces(text: str) -> str:
     """Odd spaces plain, none at ends of lines, at most one empty line; those at the beginning of a line stay."""
-    text = SPACES.sub(" ", re.sub("\r\n?|\u2028", "\n", text).replace("\u2029", "\n\n"))
+    text = PATTERNS["spaces"].sub(" ", re.sub("\r\n?|\u2028", "\n", text).replace("\u2029", "\n\n"))
     text = re.sub(r"(?<=\S)[ \t]{2,}(?=\S)", " ", text) if "|" not in text else text
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text))
 
@@ -135,7 +113,7 @@ def _spaces(text: str) -> str:
 def closed(text: str) -> str:
     """A text whose last code block ends, with the fence that opened it."""
     opened = ""
-    for fence in FENCE.finditer(text):
+    for fence in PATTERNS["fence"].finditer(text):
         mark = fence.group(1)
         if not opened:
             opened = mark
@@ -152,7 +130,7 @@ def balanced(text: str) -> str:
     if _valid(text):
         return text
     opened, quoted = [], False
-    for mark in JSON_MARK.finditer(text):
+    for mark in PATTERNS["json_mark"].finditer(text):
         if mark.group() == '"':
             quoted = not quoted
         elif not quoted and mark.group() in PAIRS:
