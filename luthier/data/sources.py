@@ -119,11 +119,6 @@ def rows_of(source: SourceConfig, file: str, reading: How, *, limit: int | None 
     return with_turns(rows, source.turns) if source.turns else rows
 
 
-def how(source: SourceConfig) -> How:
-    """What a source says about reading its files."""
-    return How(source.encoding, source.text_unit, source.sheet)
-
-
 def with_columns(rows: Iterator[Row], columns: Mapping[str, str], file: str) -> Iterator[Row]:
     """Rows that hold nothing but the columns named, each under the key that its layout has for it.
 

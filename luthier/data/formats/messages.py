@@ -29,9 +29,8 @@ class Messages:
         turns: list[Message] = []
         for position, given in enumerate(listed(row.value[key])):
             turn = message(given, row.origin, position)
-            if (
-                given["role"] == "tool_call" and turns and turns[-1].role == "assistant"
-            ):  # ms-swift's one turn, in parts
+            # ms-swift's one turn, in parts
+            if given["role"] == "tool_call" and turns and turns[-1].role == "assistant":
                 turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)
             else:
                 turns.append(turn)
