@@ -9,14 +9,14 @@ from pathlib import Path
 
 from luthier.config import SourceConfig
 from luthier.data.augment.base import AugmenterSettings, Candidate, GuardSettings, Pair
-from luthier.data.augment.rewrite import value_of
+from luthier.data.augment.rewrite import talks, value_of
 from luthier.data.clean import ledger, report
 from luthier.data.clean.base import Drop, Said, said
 from luthier.data.clean.duplicates import digest, plain
 from luthier.data.clean.ledger import Tally
 from luthier.data.clean.pipeline import BATCH, Outcome
 from luthier.data.clean.run import outcomes_of, require_ours
-from luthier.data.conversation import Content, Row, Task, conversations
+from luthier.data.conversation import Content, Row
 from luthier.system.files import atomic_folder
 
 
@@ -56,8 +56,7 @@ def augmented(
 
 def asked(content: Content) -> list[str]:
     """What each turn of a user says."""
-    talks = (content.asked,) if isinstance(content, Task) else conversations(content)
-    return [turn.content for talk in talks for turn in talk.messages if turn.role == "user"]
+    return [turn.content for talk in talks(content) for turn in talk.messages if turn.role == "user"]
 
 
 def _pair(candidate: Candidate, there: Sequence[Said], name: str) -> Pair:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.conversation import Content, Message, Row, conversation, system_turns
-from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.formats.base import found_in, judged
 from luthier.data.strict import listed
 from luthier.errors import RowError
 
@@ -20,14 +20,11 @@ class Alpaca:
 
     def recognises(self, value: Any) -> bool:
         """Both keys are there."""
-        return _pair(value) and not judged(value)
+        return isinstance(value, dict) and not judged(value) and _names(value) is not None
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
-        value = row.value
-        if not _pair(value):
-            raise wrong_layout(row, self.evidence)
-        own = _names(value)
+        value, own = row.value, found_in(row, _names, self.evidence)
         texts = {key: "" if value.get(own[key]) is None else value[own[key]] for key in own}
         for key, text in texts.items():
             if not isinstance(text, str):
@@ -40,13 +37,11 @@ class Alpaca:
         return conversation(turns, row.origin, value.get("tools"))
 
 
-def _pair(value: Any) -> bool:
-    return isinstance(value, dict) and "instruction" in value and ("output" in value or "response" in value)
-
-
-def _names(value: dict[str, Any]) -> dict[str, str]:
-    """What this row calls the instruction, its input and the answer."""
+def _names(value: dict[str, Any]) -> dict[str, str] | None:
+    """What this row calls the instruction, its input and the answer; None where it has not both ends."""
     dolly = "output" not in value
+    if "instruction" not in value or (dolly and "response" not in value):
+        return None
     return {"instruction": "instruction", "input": "context" if dolly and "input" not in value else "input",
             "output": "response" if dolly else "output"}  # fmt: skip
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from luthier.data.conversation import Content, Message, Row, conversation, message, system_turns
-from luthier.data.formats.base import judged, unanswered, wrong_layout
+from luthier.data.formats.base import found_in, judged, unanswered
 from luthier.data.strict import listed
 
 KEYS = ("messages", "conversations", "conversation")
@@ -23,9 +23,7 @@ class Messages:
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
-        key = _key(row.value) if isinstance(row.value, dict) else None
-        if key is None:
-            raise wrong_layout(row, self.evidence)
+        key = found_in(row, _key, self.evidence)
         turns: list[Message] = []
         for position, given in enumerate(listed(row.value[key])):
             turn = message(given, row.origin, position)

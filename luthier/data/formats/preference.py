@@ -17,7 +17,7 @@ from luthier.data.conversation import (
     unlearnt,
 )
 from luthier.data.formats.alpaca import history
-from luthier.data.formats.base import wrong_layout
+from luthier.data.formats.base import found_in
 from luthier.data.formats.sharegpt import sharegpt_message
 from luthier.data.strict import listed
 from luthier.errors import RowError
@@ -43,10 +43,7 @@ class PreferencePair:
     def read(self, row: Row) -> Content:
         """The pair; raises RowError."""
         value, origin = row.value, row.origin
-        sides = _sides(value) if isinstance(value, dict) else None
-        if sides is None:
-            raise wrong_layout(row, self.evidence)
-        better, worse = (turns(side, "assistant", origin) for side in sides)
+        better, worse = (turns(side, "assistant", origin) for side in found_in(row, _sides, self.evidence))
         prompt = prompt_of(row)
         if asked_again(prompt, better) and asked_again(prompt, worse):  # both answers are whole conversations
             system = [turn for turn in prompt if turn.role == "system" and turn not in better]

@@ -6,7 +6,7 @@ from typing import Any
 
 from luthier.data.conversation import Content, Message, Row, conversation, message, system_turns, unlearnt
 from luthier.data.formats.alpaca import history
-from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.formats.base import found_in, judged
 from luthier.data.formats.choice import Choice
 from luthier.errors import RowError
 from luthier.supplies import shipped
@@ -27,9 +27,7 @@ class PromptCompletion:
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
-        pair = _pair(row.value) if isinstance(row.value, dict) else None
-        if pair is None:
-            raise wrong_layout(row, self.evidence)
+        pair = found_in(row, _pair, self.evidence)
         turns = system_turns(row.value, row.origin) + history(row.value.get("history"), row)
         asked, answered = _side(row, pair[0], "user"), _side(row, pair[1], "assistant")
         if not any(turn.role == "assistant" for turn in answered):  # an assistant in the prompt is not the answer
