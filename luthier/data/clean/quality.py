@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -64,15 +64,14 @@ class Quality(CleanerSettings):
         odd = symbols(answer)
         if odd > self.max_symbols:
             yield Drop("symbols", odd, self.max_symbols, f"{100 * odd:.0f} % of the characters are symbols")
-        checks: list[tuple[bool, str, Callable[[], str | None]]] = [
-            (self.boilerplate, "boilerplate", lambda: phrase(answer, "boilerplate")),
-            (self.refusals and row.question != "", "refusal", lambda: phrase(answer[:300], "refusals")),
-            (self.truncated and row.question != "", "truncated", lambda: cut_off(answer)),
-            (self.echoes and row.question != "", "echo", lambda: echo(row.question, answer)),
-        ]
-        for asked, rule, check in checks:
-            if asked and (why := check()):
-                yield Drop(rule, 1.0, 1.0, why)
+        asked = row.question != ""
+        broken = {
+            "boilerplate": phrase(answer, "boilerplate") if self.boilerplate else None,
+            "refusal": phrase(answer[:300], "refusals") if self.refusals and asked else None,
+            "truncated": cut_off(answer) if self.truncated and asked else None,
+            "echo": echo(row.question, answer) if self.echoes and asked else None,
+        }
+        yield from (Drop(rule, 1.0, 1.0, why) for rule, why in broken.items() if why)
 
 
 def repetition(text: str) -> float:
