@@ -32,9 +32,8 @@ class Alpaca:
         question = "\n".join(part for part in (texts["instruction"], texts["input"]) if part)
         if not question.strip():
             raise RowError(row.origin, "empty-question", "instruction and input are both empty")
-        turns = system_turns(value, row.origin) + history(value.get("history"), row)
-        turns += [Message(role="user", content=question), Message(role="assistant", content=texts["output"])]
-        return conversation(turns, row.origin, value.get("tools"))
+        turns = [Message(role="user", content=question), Message(role="assistant", content=texts["output"])]
+        return conversation(earlier(row) + turns, row.origin, value.get("tools"))
 
 
 def _names(value: dict[str, Any]) -> dict[str, str] | None:
@@ -46,10 +45,10 @@ def _names(value: dict[str, Any]) -> dict[str, str] | None:
             "output": "response" if dolly else "output"}  # fmt: skip
 
 
-def history(pairs: Any, row: Row) -> list[Message]:
-    """Earlier question-answer pairs as messages, learnt like the last one; raises RowError."""
-    turns: list[Message] = []
-    pairs = listed(pairs)
+def earlier(row: Row) -> list[Message]:
+    """What the system says, and earlier question-answer pairs, learnt like the last one; raises RowError."""
+    turns = system_turns(row.value, row.origin)
+    pairs = listed(row.value.get("history"))
     wrong = RowError(row.origin, "bad-message", "history must be a list of [question, answer] pairs")
     if pairs is not None and not isinstance(pairs, list):
         raise wrong

@@ -13,10 +13,9 @@ from luthier.data.conversation import (
     Row,
     conversation,
     message,
-    system_turns,
     unlearnt,
 )
-from luthier.data.formats.alpaca import history
+from luthier.data.formats.alpaca import earlier
 from luthier.data.formats.base import found_in
 from luthier.data.formats.sharegpt import sharegpt_message
 from luthier.data.strict import listed
@@ -82,8 +81,7 @@ def prompt_of(row: Row) -> list[Message]:
     asked = listed(value[key]) if key in LISTS else value[key] if key else ""
     if isinstance(value.get("input"), str) and value["input"] and isinstance(asked, str):
         asked = "\n".join(filter(None, (asked, value["input"])))  # Alpaca's second half of an instruction
-    before = system_turns(value, row.origin) + history(value.get("history"), row)
-    return before + (turns(asked, "user", row.origin) if asked else [])
+    return earlier(row) + (turns(asked, "user", row.origin) if asked else [])
 
 
 def turns(said: Any, role: str, origin: Origin) -> list[Message]:
