@@ -83,9 +83,9 @@ class Stage:
 
 
 Batches = Iterator[tuple[Outcome, ...]]
-Looked = Iterator[tuple[Outcome, list[Any]]]
+Looked = Iterator[list[tuple[Outcome, list[Any]]]]
 Look = Callable[[Stage, Batches], Looked]
-"""`Stage.look` of one batch after the other; the rows come back in their order, wherever they were looked at."""
+"""`Stage.look` of one batch after the other; they come back in their order, wherever they were looked at."""
 
 
 class Cleaning:
@@ -99,7 +99,7 @@ class Cleaning:
         self.groups = [tuple(group) for _, group in groups] or [()]
         self.judges = [[settings.build() for settings in group] for group in self.groups]
         self.workers, self.on = workers, on
-        self.look: Look = _looking(Workers(0))
+        self.look: Look = lambda stage, batches: map(stage.look, batches)
         self.started = ExitStack()
 
     def rows(self, rows: Iterable[Row], format: str, *, lenient: bool = False) -> Iterator[Outcome]:
@@ -121,7 +121,8 @@ class Cleaning:
 
             self.look = self.started.enter_context(ray_workers(self.workers))
         else:
-            self.look = _looking(self.started.enter_context(Workers(self.workers)))
+            workers = self.started.enter_context(Workers(self.workers))
+            self.look = lambda stage, batches: workers.results(stage.look, batches)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,17 +136,9 @@ def _batches(outcomes: Iterator[Outcome]) -> Batches:
     return iter(lambda: tuple(islice(outcomes, BATCH)), ())
 
 
-def _looking(workers: Workers) -> Look:
-    def look(stage: Stage, batches: Batches) -> Looked:
-        for looked in workers.results(stage.look, batches):
-            yield from looked
-
-    return look
-
-
 def judged(looked: Looked, judges: Sequence[Cleaner], *, lenient: bool) -> Iterator[Outcome]:
     """Rows in their order; the first cleaner that wants a row gone has the word."""
-    for outcome, found in looked:
+    for outcome, found in chain.from_iterable(looked):
         if outcome.content is None:
             yield outcome
             continue
