@@ -30,6 +30,7 @@ SMALL = 256 << 20
 PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst"}
 """First bytes of packed files."""
 Faults = tuple[type[Exception], ...]
+"""What reading a damaged file raises."""
 
 
 class RowTooLong(DataError):
