@@ -61,7 +61,7 @@ def _say(found: Inspection) -> None:
         ("languages", show.languages(found.sample)),
         ("said twice", f"{found.repeated:,} rows say what another one says" if found.repeated else ""),
     ]  # fmt: skip
-    lines += [(f"{count:,} x {reason}", str(found.bad[reason][0])) for reason, count in found.bad_counts.most_common()]
+    lines += [(f"{count:,} x {reason}", str(found.bad[reason])) for reason, count in found.bad_counts.most_common()]
     show.table("", ("", ""), [line for line in lines if line[1]])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 LARGEST_EXPONENT = 700.0
 """Beyond it there is no number left."""
-Measure = Callable[[Sequence[Content]], list[float | None]]
-"""From rows to what is measured of each; None where it cannot be."""
 
 
 class Likely(CleanerSettings):
@@ -37,8 +35,7 @@ class Likely(CleanerSettings):
 
     def build(self) -> Cleaner:
         """Load the model."""
-        likelihood = _likelihood(self.model.model_dump_json())
-        return _Measured(self.type, self.min, self.max, lambda rows: self.measured(likelihood, rows))
+        return _Measured(self, _likelihood(self.model.model_dump_json()))
 
     @abstractmethod
     def measured(self, likelihood: Likelihood, rows: Sequence[Content]) -> list[float | None]:
@@ -81,23 +78,23 @@ class Ifd(Likely):
 
 
 class _Measured(Cleaner):
-    def __init__(self, rule: str, least: float | None, most: float, measure: Measure) -> None:
-        self.rule, self.least, self.most, self.measure = rule, least, most, measure
+    def __init__(self, settings: Likely, likelihood: Likelihood) -> None:
+        self.settings, self.likelihood = settings, likelihood
         self.unmeasured: list[str] = []
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
         """What is measured of each row."""
-        return self.measure([row.content for row in rows])
+        return self.settings.measured(self.likelihood, [row.content for row in rows])
 
     def judge(self, row: Said, finding: Any) -> Drop | None:
         """Whether it lies between the lines; remembers what could not be measured."""
+        rule, least, most = self.settings.type, self.settings.min, self.settings.max
         if finding is None:
             self.unmeasured.append(row.where)
-        elif finding >= self.most:
-            return Drop(self.rule, finding, self.most, f"{self.rule} {finding:.4g}; rows from {self.most:g} on go")
-        elif self.least is not None and finding < self.least:
-            detail = f"{self.rule} {finding:.4g}; rows below {self.least:g} go"
-            return Drop(f"low-{self.rule}", finding, self.least, detail)
+        elif finding >= most:
+            return Drop(rule, finding, most, f"{rule} {finding:.4g}; rows from {most:g} on go")
+        elif least is not None and finding < least:
+            return Drop(f"low-{rule}", finding, least, f"{rule} {finding:.4g}; rows below {least:g} go")
         return None
 
     def close(self) -> None:
@@ -108,7 +105,8 @@ class _Measured(Cleaner):
         """Rows that were not measured, and stayed."""
         count, first = len(self.unmeasured), "".join(self.unmeasured[:1])
         why = "no answer to a question, refused by the chat template, or longer than the model knows"
-        return [f"{self.rule}: {count} rows were not measured, and stay ({why}); first: {first}"] if count else []
+        rule = self.settings.type
+        return [f"{rule}: {count} rows were not measured, and stay ({why}); first: {first}"] if count else []
 
 
 def answered(content: Content) -> Conversation | Text | None:

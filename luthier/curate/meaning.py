@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from luthier.data.augment.base import Guard, GuardSettings, Pair
+from luthier.data.augment.base import Guard, GuardSettings, Pair, compared
 from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Of, Said
 
 BLOCK = 4096
@@ -108,12 +108,10 @@ class _Meaning(Guard):
 
     def judge(self, pairs: Sequence[Pair]) -> Sequence[Drop | None]:
         """Each candidate against its own parent."""
-        before = self.embedder.encode([self._part(pair.parent) for pair in pairs])
-        after = self.embedder.encode([self._part(pair.candidate) for pair in pairs])
+        of = self.settings.of
+        before = self.embedder.encode([compared(pair.parent, of) for pair in pairs])
+        after = self.embedder.encode([compared(pair.candidate, of) for pair in pairs])
         return [self._judged(float(cosine)) for cosine in (before * after).sum(1)]
-
-    def _part(self, row: Said) -> str:
-        return str(getattr(row, self.settings.of)) or row.text
 
     def _judged(self, cosine: float) -> Drop | None:
         least, most = self.settings.least, self.settings.most

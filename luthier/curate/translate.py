@@ -56,8 +56,7 @@ class Translator:
         """Texts, translated; nothing where a line is longer than the model knows."""
         places = int(self.model.config.max_position_embeddings)
         lines = [line for line in dict.fromkeys(line for text in texts for line in text.split("\n")) if line.strip()]
-        short = [line for line in lines if len(self.tokenizer(line)["input_ids"]) <= places]
-        short.sort(key=len)
+        short = sorted((line for line in lines if len(self.tokenizer(line)["input_ids"]) <= places), key=len)
         found = dict.fromkeys(lines, "")
         for start in range(0, len(short), BATCH):
             found |= self._translated(short[start : start + BATCH], places)

@@ -252,10 +252,7 @@ def weight(value: Mapping[str, Any], wrong: Wrong) -> float:
 
 def called(said: Any, wrong: Wrong) -> tuple[Mapping[str, Any], ...]:
     """What a turn says that is nothing but a call, or a list of some, in JSON; raises RowError."""
-    try:
-        calls = read_json(said) if isinstance(said, str) else said
-    except ValueError as error:
-        raise wrong(f"a function_call must be JSON with name and arguments: {error}") from None
+    calls = _spelled(said, wrong, "a function_call must be JSON with name and arguments")
     return tool_calls(calls if isinstance(calls, list) else [calls], wrong)
 
 
@@ -272,17 +269,21 @@ def _tool_call(call: Any, wrong: Wrong) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise wrong(f"a tool call needs a function name, got {_short(call)}")
-    name, arguments = function["name"], function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = read_json(arguments)
-        except ValueError as error:
-            raise wrong(f"arguments of {name} are not valid JSON: {error}") from None
+    name = function["name"]
+    arguments = _spelled(function.get("arguments"), wrong, f"arguments of {name} are not valid JSON")
     if arguments is not None and not isinstance(arguments, dict):
         raise wrong(f"arguments of {name} must be a mapping of names to values, got {_short(arguments)}")
     identity = _string(call, "id", wrong)
     entry = {"type": "function", "function": {"name": name, "arguments": arguments or {}}}
     return entry if identity is None else {"id": identity} | entry
+
+
+def _spelled(value: Any, wrong: Wrong, rule: str) -> Any:
+    """What a string spells in JSON; anything else as it is."""
+    try:
+        return read_json(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise wrong(f"{rule}: {error}") from None
 
 
 def _string(value: Mapping[str, Any], key: str, wrong: Wrong) -> str | None:
@@ -298,9 +299,9 @@ def _text_of(content: Any, wrong: Wrong) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [content]
-    plain = [isinstance(part, dict) and part.get("type") == "text" for part in parts]
     texts = [
-        part.get("text", part.get("value")) if is_text else None for part, is_text in zip(parts, plain, strict=True)
+        part.get("text", part.get("value")) if isinstance(part, dict) and part.get("type") == "text" else None
+        for part in parts
     ]
     if not all(isinstance(text, str) for text in texts):
         raise wrong("content must be a string or a list of text parts; images and audio are not read yet")
@@ -310,11 +311,7 @@ def _text_of(content: Any, wrong: Wrong) -> str:
 def _tools(tools: Any, origin: Origin) -> tuple[Mapping[str, Any], ...]:
     if tools in (None, "", []):
         return ()
-    if isinstance(tools, str):
-        try:
-            tools = read_json(tools)
-        except ValueError as error:
-            raise RowError(origin, "bad-tools", f"tools is not valid JSON: {error}") from None
+    tools = _spelled(tools, lambda detail: RowError(origin, "bad-tools", detail), "tools is not valid JSON")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise RowError(origin, "bad-tools", "tools must be a list of function descriptions")
     wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]

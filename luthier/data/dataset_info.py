@@ -69,21 +69,16 @@ class DataSets:
 
     def _place(self, where: str, entry: dict[str, Any]) -> dict[str, Any]:
         """Where the rows are."""
-        there = next(
-            (str(entry[name]) for name in ELSEWHERE if entry.get(name) and Path(str(entry[name])).exists()), None
-        )
-        hub = entry.get("hf_hub_url")
-        if there is None and hub and self.stage is None:
-            options = {key: entry[key] for key in ("subset", "split") if entry.get(key)}
+        elsewhere = {name: str(entry[name]) for name in ELSEWHERE if entry.get(name)}
+        there = next((place for place in elsewhere.values() if Path(place).exists()), None)
+        if there is None and "hf_hub_url" in elsewhere and self.stage is None:
             if entry.get("folder"):
                 raise DataError(f"{where}: folder {entry['folder']!r} belongs to a hub; write file_name")
-            return {"path": f"hub:{hub}"} | options
-        if there is None:
-            for remote in ELSEWHERE:
-                if entry.get(remote):
-                    raise DataError(
-                        f"{where}: {remote} {entry[remote]} is not on this machine; download it and write file_name"
-                    )
+            options = {key: entry[key] for key in ("subset", "split") if entry.get(key)}
+            return {"path": f"hub:{elsewhere['hf_hub_url']}"} | options
+        if there is None and elsewhere:
+            named = " ".join(next(iter(elsewhere.items())))
+            raise DataError(f"{where}: {named} is not on this machine; download it and write file_name")
         for option, allowed in (("subset", (None,)), ("folder", (None,)), ("split", (None, "train"))):
             if entry.get(option) not in allowed:
                 raise DataError(f"{where}: {option} {entry[option]!r} belongs to a hub; write file_name")
@@ -137,12 +132,10 @@ def _purpose(where: str, entry: dict[str, Any], columns: dict[str, Any], stage: 
     """Refuse a data set of another kind than the stage learns from."""
     ranked, judged = bool(entry.get("ranking")), bool(columns.get("kto_tag"))
     pairs, verdicts = (ranked, judged) if stage is None else (stage in ("dpo", "rm"), stage == "kto")
-    if pairs != ranked:
-        has = "is no ranking data set" if pairs else "is a ranking data set"
-        raise DataError(f"{where}: {has}, and stage {stage} learns from {'such' if pairs else 'others'}")
-    if verdicts != judged:
-        has = "has no column kto_tag" if verdicts else "has a column kto_tag"
-        raise DataError(f"{where}: {has}, and stage {stage} learns from {'such' if verdicts else 'others'}")
+    for wanted, there, what in ((pairs, ranked, "is {} ranking data set"), (verdicts, judged, "has {} column kto_tag")):
+        if wanted != there:
+            which, has = ("such", what.format("no")) if wanted else ("others", what.format("a"))
+            raise DataError(f"{where}: {has}, and stage {stage} learns from {which}")
     answered = stage in ("sft", "kto") and entry.get("formatting", "alpaca") == "alpaca"
     needed = ("chosen", "rejected") if ranked else ("response",) if answered else ()
     if lacking := [name for name in needed if not columns.get(name)]:

@@ -22,8 +22,6 @@ from luthier.plugins import names
 
 SAMPLE = 300
 """Rows of which the language is told."""
-EXAMPLES = 3
-"""Bad rows kept of each kind."""
 
 
 @dataclass(slots=True)
@@ -31,7 +29,7 @@ class Inspection:
     """One file, looked at from end to end.
 
     `share` of the first rows have the layout; `others` have one too in part. `unread` are keys that the layout does not
-    look at. `bad` are rows that cannot be used, by reason, the first few of each. `characters` is the length of each
+    look at. `bad` are rows that cannot be used, by reason, the first of each. `characters` is the length of each
     usable row's text, `repeated` how many say what another one says, `sample` the texts of rows drawn at random.
     """
 
@@ -42,7 +40,7 @@ class Inspection:
     encoding: str
     first: list[Row]
     usable: int = 0
-    bad: dict[str, list[RowError]] = field(default_factory=dict)
+    bad: dict[str, RowError] = field(default_factory=dict)
     bad_counts: Counter[str] = field(default_factory=Counter)
     characters: array[int] = field(default_factory=lambda: array("Q"))
     repeated: int = 0
@@ -89,9 +87,7 @@ def inspect(source: SourceConfig, file: str, *, shown: int = 2) -> Inspection:
             content = formats.read(name, Row(row.origin, value))
         except RowError as error:
             result.bad_counts[error.reason] += 1
-            result.bad.setdefault(error.reason, [])
-            if len(result.bad[error.reason]) < EXAMPLES:
-                result.bad[error.reason].append(error)
+            result.bad.setdefault(error.reason, error)
             continue
         result.usable += 1
         text = said(content, "").text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from typing import Literal, get_args
 
 from luthier.data.clean.base import Drop
 from luthier.data.conversation import Origin
@@ -15,6 +15,7 @@ from luthier.system.files import scratch_database
 
 ROWS = "rows.json"
 Outcome = Literal["kept", "dropped", "truncated", "split"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 Side = Literal["train", "held_out"]
 
 
@@ -75,12 +76,12 @@ class Ledger:
 
     def record(self, entry: Entry) -> int:
         """The row is used, whole or in part; returns its number, from 0."""
-        return (self.kept.execute(INSERT, _values(entry)).lastrowid or 1) - 1
+        return (self.kept.execute(INSERT, astuple(entry)).lastrowid or 1) - 1
 
     @property
     def entries(self) -> Iterator[Entry]:
         """What became of each row, in the order in which that was known."""
-        return self.of("kept", "dropped", "truncated", "split")
+        return self.of(*OUTCOMES)
 
     def of(self, *outcomes: Outcome) -> Iterator[Entry]:
         """The entries with some outcomes."""
@@ -111,9 +112,8 @@ class Ledger:
 
     def summary(self) -> dict[str, int]:
         """Counts whose outcomes add up to `read`, and to `made` where rows were."""
-        outcomes: tuple[Outcome, ...] = ("kept", "dropped", "truncated", "split")
         new = {"made": self.rows_made, "refused": self.refused.total()} if self.rows_made or self.refused else {}
-        return {"read": self.rows_read} | new | {outcome: self.count(outcome) for outcome in outcomes}
+        return {"read": self.rows_read} | new | {outcome: self.count(outcome) for outcome in OUTCOMES}
 
     def to_json(self) -> Iterator[str]:
         """The ledger as `rows.json` holds it, in pieces: a summary, and one line per row."""
@@ -144,9 +144,5 @@ COLUMNS = tuple(field.name for field in fields(Entry))
 INSERT = f"INSERT INTO entry VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - nothing but question marks
 
 
-def _values(entry: Entry) -> tuple[Any, ...]:
-    return tuple(getattr(entry, name) for name in COLUMNS)
-
-
 def _compact(entry: Entry) -> dict[str, object]:
-    return {key: value for key, value in zip(COLUMNS, _values(entry), strict=True) if value not in ("", 0, None, False)}
+    return {key: value for key, value in asdict(entry).items() if value not in ("", 0, None, False)}

@@ -111,25 +111,24 @@ def fit(
     Raises:
         RowError: `over-length` when dropping, `no-supervised-token` when nothing to learn is left.
     """
-    limit, longest = config.max_length, max((len(sequence) for sequence in sequences), default=0)
+    limit, longest = config.max_length, max(map(len, sequences), default=0)
     outcome: Outcome = "kept"
     kept = list(sequences)
-    if longest > limit and config.over_length == "drop":
-        raise RowError("", "over-length", f"{longest} tokens, data.max_length is {limit}")
-    if longest > limit and config.over_length == "split" and joint:
-        raise RowError("", "over-length", f"{longest} tokens, and answers that are compared cannot be split")
-    if longest > limit and config.over_length != "error" and asked:
-        raise RowError("", "over-length", f"{longest} tokens, and a prompt cannot be cut")
-    if longest > limit and config.over_length in ("truncate", "split"):
+    if longest > limit and config.over_length != "error":
+        if config.over_length == "drop":
+            raise RowError("", "over-length", f"{longest} tokens, data.max_length is {limit}")
+        if config.over_length == "split" and joint:
+            raise RowError("", "over-length", f"{longest} tokens, and answers that are compared cannot be split")
+        if asked:
+            raise RowError("", "over-length", f"{longest} tokens, and a prompt cannot be cut")
         outcome = "truncated" if config.over_length == "truncate" else "split"
         cuts = [_cut(sequence, limit) for sequence in sequences]
         kept = [piece for pieces in cuts for piece in (pieces[:1] if outcome == "truncated" else pieces)]
     learnt = [sequence for sequence in kept if sequence.supervised or asked]
-    kept, whole = learnt, len(learnt) == len(kept)
-    if not kept or (joint and not whole):
+    if not learnt or (joint and len(learnt) < len(kept)):
         after = f" in the first {limit} tokens (data.max_length)" if outcome != "kept" else ""
         raise RowError("", "no-supervised-token", f"no supervised token{after}")
-    return kept, outcome
+    return learnt, outcome
 
 
 def _cut(sequence: Tokens, limit: int) -> list[Tokens]:

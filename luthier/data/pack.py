@@ -168,9 +168,8 @@ def plan(lengths: Sequence[int], layout: Layout, *, ranks: int, multiple: int = 
     Every rank gets the same number of micro-batches (some may be empty), so that collective calls always match.
     """
     bins = _fill(lengths, layout)
-    while len(bins) < ranks * multiple and any(
-        len(b) > 1 for b in bins
-    ):  # no rank idles while another has rows to spare
+    # no rank idles while another has rows to spare
+    while len(bins) < ranks * multiple and any(len(b) > 1 for b in bins):
         largest = max(bins, key=lambda b: (len(b) > 1, sum(lengths[i] for i in b)))
         bins.remove(largest)
         bins += [largest[::2], largest[1::2]]
@@ -260,10 +259,8 @@ class _Rows:
         self.ids: list[NDArray[np.int32]] = []
         self.first: list[int] = []
         """The position of a piece's first token in its sequence."""
-        self.owners: list[tuple[int, int, int]] = []
-        """Of each segment: its example, the piece it ends with, its length."""
-        self.asked: list[tuple[int, NDArray[np.int64], Tokens]] = []
-        """Of each segment: its last piece, the supervised places in the sequence, the sequence."""
+        self.segments: list[tuple[int, int, Tokens]] = []
+        """Of each: its example, the piece it ends with, and its sequence."""
 
     def add(self, sequence: Tokens, start: int, end: int, parent: int | None = None) -> int:
         """A piece of a sequence; returns its number."""
@@ -274,9 +271,7 @@ class _Rows:
 
     def sequence(self, example: int, sequence: Tokens, shared: int, parent: int | None) -> None:
         """What a sequence has of its own, behind the piece it shares."""
-        piece = self.add(sequence, shared, len(sequence), parent)
-        self.owners.append((example, piece, len(sequence)))
-        self.asked.append((piece, np.flatnonzero(sequence.weights[1:]).astype(np.int64) + 1, sequence))
+        self.segments.append((example, self.add(sequence, shared, len(sequence), parent), sequence))
 
     def batch(self, examples: Sequence[Example], *, packing: bool) -> Batch:
         """Everything as tensors."""
@@ -292,7 +287,7 @@ class _Rows:
         return Batch(
             ids=torch.from_numpy(ids).view(count, width),
             positions=torch.from_numpy(positions).view(count, width),
-            segments=tuple(Segment(e, starts[p], n, self.pieces[p].length) for e, p, n in self.owners),
+            segments=tuple(Segment(e, starts[p], len(s), self.pieces[p].length) for e, p, s in self.segments),
             targets=self._targets(starts),
             pieces=tuple(self.pieces) if packing else None,
             columns={
@@ -306,7 +301,8 @@ class _Rows:
         """Token t of a sequence is predicted at position t - 1, which for the first of its own is the parent's last."""
         found: list[tuple[NDArray[np.int64], ...]] = []
         weights = []
-        for number, (piece, asked, sequence) in enumerate(self.asked):
+        for number, (_, piece, sequence) in enumerate(self.segments):
+            asked = np.flatnonzero(sequence.weights[1:]).astype(np.int64) + 1
             place = asked - self.first[piece] + starts[piece]
             parent = self.pieces[piece].parent
             before = place - 1

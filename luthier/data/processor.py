@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from luthier.config import DataConfig, SourceConfig
 from luthier.data.augment.base import AugmenterSettings, GuardSettings
 from luthier.data.augment.rewrite import layout_of, reads_as_itself, value_of
-from luthier.data.augment.run import Placed, augmented
-from luthier.data.clean.base import CleanerSettings, Drop
+from luthier.data.augment.run import augmented
+from luthier.data.clean.base import CleanerSettings, Drop, said
 from luthier.data.clean.pipeline import BATCH, Cleaning, Outcome
 from luthier.data.ledger import Entry, Ledger, Side
 from luthier.data.making import Making, Renders
@@ -28,7 +28,7 @@ from luthier.data.pack import Example
 from luthier.data.recognise import Reading, files
 from luthier.data.render import Renderer
 from luthier.data.sources import files_of, resolved
-from luthier.data.split import held_out, identities, place, strata
+from luthier.data.split import held_out, identities, strata, times
 from luthier.data.store import ReadRow, ReadRows, RenderedRow, Rows, Store, fingerprint, identities_of, kept
 from luthier.data.stream import SAMPLE, Rendering, Stream
 from luthier.errors import DataError, StorageError
@@ -75,7 +75,7 @@ class DataProcessor:
         rows, held = ReadRows(store), ReadRows(store)
         with Cleaning(cast(list[CleanerSettings], config.clean), workers=config.workers) as cleaning:
             if isinstance(config.held_out, list):  # first, so that training rows which repeat them are the ones to go
-                self.read(config.held_out, held, ledger, readings, side="held_out", cleaning=cleaning.reading())
+                self.read(config.held_out, held, ledger, readings, side="held_out", cleaning=cleaning)
             self.read(config.train, rows, ledger, readings, cleaning=cleaning)
         ledger.notes = cleaning.notes()
         apart = _apart(config, rows)
@@ -85,8 +85,8 @@ class DataProcessor:
         parts: dict[Side, Rows] = {"train": Rows(rows), "held_out": Rows(held if len(held) else rows)}
         with Making(renderer, objective, config) as making:
             for group, held_back in ((rows, apart), (held, np.ones(len(held), dtype=bool))):
-                times = array("H", (_times(row, held_out=bool(held_back[row.place])) for row in group))
-                wanted = (row.id if times[row.place] else None for row in group)
+                seen = array("H", (_times(row, held_out=bool(held_back[row.place])) for row in group))
+                wanted = (row.id if seen[row.place] else None for row in group)
                 for row, rendered in zip(group, making.rendered(store, wanted), strict=True):
                     side: Side = "held_out" if held_back[row.place] else "train"
                     if row.method and (why := _refusal(rendered, config)):
@@ -94,12 +94,11 @@ class DataProcessor:
                         continue
                     number = _account(row, side, rendered, ledger)
                     if rendered is not None and rendered.sequences:
-                        parts[side].add(row, rendered, number, times=times[row.place])
+                        parts[side].add(row, rendered, number, times=seen[row.place])
         ledger.close()
         if not parts["train"]:
-            why = (
-                ", ".join(f"{count} x {reason}" for reason, count in ledger.reasons().items()) or "the files are empty"
-            )
+            counts = [f"{count} x {reason}" for reason, count in ledger.reasons().items()]
+            why = ", ".join(counts) or "the files are empty"
             first = next((e for e in ledger.of("dropped") if e.side == "train"), None)
             where = f"; first: {first.file}:{first.line}: {first.detail}" if first else ""
             raise DataError(f"no row is left to train on ({ledger.rows_read} read; {why}){where}")
@@ -117,11 +116,12 @@ class DataProcessor:
         rendering = Rendering(stream, renderer, objective)
         train = rendering.rows(SAMPLE, again=False)
         held = held or [one for raw in stream.apart if isinstance(one := rendering.example(raw), Example)]
-        for side, rows in (("train", train), ("held_out", held)):
+        sides: dict[Side, Sequence[Example]] = {"train": train, "held_out": held}
+        for side, rows in sides.items():
             for row in rows:
                 ledger.read()
-                at, said = row.origin, row.content_id
-                ledger.record(Entry(at.file, at.line, side, "kept", "", "", said, len(row.sequences), row.tokens))  # type: ignore[arg-type]
+                at, count = row.origin, len(row.sequences)
+                ledger.record(Entry(at.file, at.line, side, "kept", "", "", row.content_id, count, row.tokens))
         for entry in stream.dropped:
             ledger.read()
             ledger.record(entry)
@@ -138,12 +138,15 @@ class DataProcessor:
         side: Side = "train",
         cleaning: Cleaning | None = None,
     ) -> None:
-        """Put the rows of some files there, in their layouts and cleaned; those that cannot be used into the ledger."""
+        """Put the rows of some files there, in their layouts and cleaned; those that cannot be used into the ledger.
+
+        No cleaner takes a row away that is measured on.
+        """
         for source in map(resolved, sources):
             for found in files(source):
                 before = ledger.rows_read
                 rows.source(found.file, source.weight)
-                outcomes = (cleaning or Cleaning(())).rows(found.rows, found.format)
+                outcomes = (cleaning or Cleaning(())).rows(found.rows, found.format, lenient=side == "held_out")
                 while batch := list(islice(outcomes, BATCH)):  # others may write between batches
                     with rows.store.writing():
                         for outcome in batch:
@@ -191,7 +194,7 @@ def _augment(config: DataConfig, rows: ReadRows, apart: NDArray[np.bool_], held:
     parents = [row for row in rows if not apart[row.place] and _times(row, held_out=False)]
     held_back = [*(row for row in rows if apart[row.place]), *held]
     store = rows.store
-    there, closed = ([Placed(row.origin, store.content(row.id)) for row in side] for side in (parents, held_back))
+    there, closed = ([said(store.content(row.id), str(row.origin)) for row in side] for side in (parents, held_back))
     augmenters, guards = cast(list[AugmenterSettings], config.augment), cast(list[GuardSettings], config.guard)
     made = list(augmented(there, augmenters, guards, apart=closed))
     with store.writing():
@@ -213,10 +216,8 @@ def _refusal(rendered: RenderedRow | None, config: DataConfig) -> str:
 
 
 def _times(row: ReadRow, *, held_out: bool) -> int:
-    """How often a row is seen in an epoch: its source's weight, the fraction rounded up for that share of the rows."""
-    if held_out:
-        return 1
-    return max(int(row.weight) + (place(row.identity, "weight") < row.weight % 1), 1 if row.method else 0)
+    """How often a row is seen: of the held-out ones each once, and none that was made for nothing."""
+    return 1 if held_out else max(times(row.identity, row.weight), 1 if row.method else 0)
 
 
 def _account(row: ReadRow, side: Side, rendered: RenderedRow | None, ledger: Ledger) -> int:

@@ -14,7 +14,7 @@ from luthier.data.conversation import Row
 from luthier.data.files.base import How
 from luthier.data.formats import base as formats
 from luthier.data.formats.columns import mapping
-from luthier.data.sources import files_of, how, rows_of, with_columns
+from luthier.data.sources import files_of, rows_of, with_columns
 from luthier.errors import DataError
 from luthier.plugins import UnknownPart, names
 
@@ -61,7 +61,7 @@ def recognised(source: SourceConfig, file: str, *, limit: int | None = None) -> 
     Raises:
         DataError: it holds no rows, cannot be read, or is of no format or several.
     """
-    reading = how(source)
+    reading = How(source.encoding, source.text_unit, source.sheet)
     rows = rows_of(source, file, reading, limit=limit)
     head = list(islice(rows, formats.SAMPLE_ROWS))
     if not head:

@@ -64,15 +64,6 @@ class Rendered:
     last: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """One assistant turn as serving sees it: the prompt's ids, the answer's ids (end token included), its weight."""
-
-    prompt: list[int]
-    answer: list[int]
-    weight: float
-
-
 class Renderer:
     """Renders for one tokenizer. `stop_ids` are the ids that end generation in serving."""
 
@@ -132,13 +123,13 @@ class Renderer:
         self._require_tools_written(conversation)
         sequences: list[tuple[list[int], NDArray[np.float32], int]] = []
         for index in reversed(trained):
-            turn = self._turn(conversation, index)
-            ids = turn.prompt + turn.answer
+            prompt, answer = self._turn(conversation, index)
+            ids = prompt + answer
             home = next((s for s in sequences if s[0][: len(ids)] == ids), None)
             if home is None:
                 home = (ids, np.zeros(len(ids), dtype=np.float32), index)
                 sequences.append(home)
-            home[1][max(1, len(turn.prompt)) : len(ids)] = turn.weight
+            home[1][max(1, len(prompt)) : len(ids)] = conversation.messages[index].weight
         return [
             Rendered(Tokens(np.asarray(ids, np.int32), weights), last) for ids, weights, last in reversed(sequences)
         ]
@@ -167,9 +158,8 @@ class Renderer:
 
         That is the last one that is not the padding token: transformers reads its sequence classifiers there.
         """
-        ids = np.asarray(
-            self.encode(self.template(conversation.messages, conversation.tools, answer_next=False)), dtype=np.int32
-        )
+        text = self.template(conversation.messages, conversation.tools, answer_next=False)
+        ids = np.asarray(self.encode(text), dtype=np.int32)
         weights = np.zeros(len(ids), dtype=np.float32)
         padding = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         weights[np.flatnonzero(ids != padding)[-1]] = 1
@@ -186,7 +176,8 @@ class Renderer:
 
     # ---- one turn ----------------------------------------------------------------------------------------------
 
-    def _turn(self, conversation: Conversation, index: int) -> _Turn:
+    def _turn(self, conversation: Conversation, index: int) -> tuple[list[int], list[int]]:
+        """One assistant turn as serving sees it: the prompt's ids, and the answer's, its end token included."""
         before, message = conversation.messages[:index], conversation.messages[index]
         self._require_no_control(message)
         pieces = self._said(message)
@@ -204,7 +195,7 @@ class Renderer:
         prompt_ids = self.encode(prompt)
         both = self.encode(prompt + answer)
         shared = both[: len(prompt_ids)] == prompt_ids
-        return _Turn(prompt_ids, both[len(prompt_ids) :] if shared else self.encode(answer), message.weight)
+        return prompt_ids, both[len(prompt_ids) :] if shared else self.encode(answer)
 
     def _border(self, prompt: str, before: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
         """The end of the prompt from the text of the last message on; empty if that is not to be found.

@@ -20,7 +20,7 @@ from luthier.data.dataset_info import FILE, DataSets
 from luthier.data.files.base import How, kind_of, suffixes
 from luthier.data.files.columnar import plain
 from luthier.data.files.opened import CHUNK, PACKED, opened
-from luthier.data.formats.listed import listed
+from luthier.data.strict import listed
 from luthier.errors import DataError
 from luthier.plugins import suggestion
 from luthier.supplies import library, shipped
@@ -117,11 +117,6 @@ def rows_of(source: SourceConfig, file: str, reading: How, *, limit: int | None 
         rows = read_rows(file, limit=limit, how=reading)
     rows = with_columns(rows, source.columns, file) if source.columns else rows
     return with_turns(rows, source.turns) if source.turns else rows
-
-
-def how(source: SourceConfig) -> How:
-    """What a source says about reading its files."""
-    return How(source.encoding, source.text_unit, source.sheet)
 
 
 def with_columns(rows: Iterator[Row], columns: Mapping[str, str], file: str) -> Iterator[Row]:

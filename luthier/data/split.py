@@ -34,8 +34,7 @@ def held_out(
     number of rows, those of lowest hash. Where a share takes no row or every row of a small set, the one with the
     lowest (highest) hash is moved, so that both sides exist. With `strata` this is done in each of them.
     """
-    purpose = "" if seed == 0 else f"{seed}:"
-    places = np.fromiter((place(identity, purpose) for identity in identities), dtype=np.float64)
+    places = np.fromiter((place_for(seed, identity) for identity in identities), dtype=np.float64)
     count = round(share) if share >= 1 else None
     share = share / max(len(places), 1) if share >= 1 else share
     if strata is None:
@@ -63,6 +62,16 @@ def _chosen(places: NDArray[np.float64], share: float, count: int | None) -> NDA
 def place(identity: str, purpose: str = "") -> float:
     """A number in [0, 1) that a row always has, independent of the one it has for another purpose."""
     return int.from_bytes(hashlib.blake2b((purpose + identity).encode(), digest_size=8).digest()) / 2**64
+
+
+def place_for(seed: int, identity: str) -> float:
+    """The place by which a split of this seed decides."""
+    return place(identity, "" if seed == 0 else f"{seed}:")
+
+
+def times(identity: str, weight: float) -> int:
+    """How often a row is seen in an epoch: its source's weight, the fraction rounded up for that share of the rows."""
+    return int(weight) + (place(identity, "weight") < weight % 1)
 
 
 # ---- which rows belong together, and of which kind a row is ---------------------------------------------------------

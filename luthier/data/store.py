@@ -52,9 +52,7 @@ def fingerprint(renderer: Renderer, objective: object, settings: Sequence[object
                  version("transformers"), version("tokenizers")):  # fmt: skip
         digest.update(f"{what}\0".encode())
     ours = Path(luthier.__file__).parent
-    code = {
-        file for kind in ("py", "yaml") for file in ours.glob(f"data/**/*.{kind}")
-    }  # words are code of another kind
+    code = {*ours.glob("data/**/*.py"), *ours.glob("data/**/*.yaml")}  # words are code of another kind
     for part in (objective, renderer, tokenizer, *(formats.named(name) for name in names("format"))):
         files = [file for one in type(part).__mro__[:-1] for file in _code(one)]
         if None in files:
@@ -244,12 +242,10 @@ class Rows(Sequence[Example]):
         for one in rendered.sequences:
             self.digest.update(one.ids.tobytes() + one.weights.tobytes())
         lengths = [len(one) for one in rendered.sequences]
-        for column, value in zip(
-            (self.places, self.numbers, self.tokens, self.longest),
-            (row.place, number, sum(lengths), max(lengths)),
-            strict=True,
-        ):
-            column.extend([value] * times)
+        self.places.extend([row.place] * times)
+        self.numbers.extend([number] * times)
+        self.tokens.extend([sum(lengths)] * times)
+        self.longest.extend([max(lengths)] * times)
 
     def __len__(self) -> int:
         return len(self.places)

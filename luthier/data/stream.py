@@ -28,7 +28,7 @@ from luthier.data.pack import Example
 from luthier.data.recognise import Reading, files
 from luthier.data.render import Renderer
 from luthier.data.sources import STDIN, resolved
-from luthier.data.split import place
+from luthier.data.split import place_for, times
 from luthier.errors import ConfigError, DataError, Problem
 
 SAMPLE = 1000
@@ -92,18 +92,14 @@ class Stream:
                 self.dropped.append(dropped(origin, outcome.drop.rule, outcome.drop.detail))
                 continue
             raw, identity = Raw(name, outcome.value, origin.file, origin.line), content.content_id
-            if isinstance(self.config.held_out, float) and place(identity, self._purpose) < self.config.held_out:
+            share = self.config.held_out
+            if isinstance(share, float) and place_for(self.config.split_seed, identity) < share:
                 self.apart += [raw] if len(self.apart) < SAMPLE else []
                 continue
             if identity in self.held_out:
                 self.dropped.append(dropped(origin, "held-out", "says what a held-out row says"))
                 continue
-            times = int(source.weight) + (place(identity, "weight") < source.weight % 1)
-            self.buffer += [raw] * times
-
-    @property
-    def _purpose(self) -> str:
-        return "" if self.config.split_seed == 0 else f"{self.config.split_seed}:"
+            self.buffer += [raw] * times(identity, source.weight)
 
     def _next(self) -> tuple[SourceConfig, str, Outcome] | None:
         """A row of the source whose turn it is; None at the end of all."""

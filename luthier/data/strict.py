@@ -47,6 +47,16 @@ def read_json(text: str) -> Any:
     return StrictDecoder().decode(text)
 
 
+def listed(value: Any) -> Any:
+    """The JSON list or object that a string spells, as it must in a cell of a table; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return read_json(value)
+        except ValueError:
+            return value
+    return value
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):

@@ -16,7 +16,7 @@ from luthier.distributed.mesh import Axes, world
 from luthier.distributed.strategy import StrategySettings, pick_device
 from luthier.errors import LuthierError, UserError
 from luthier.planner.choose import device, plan, written
-from luthier.planner.costs import MOMENTS, WIDE, Device, Work, estimate
+from luthier.planner.costs import DEVICES, MOMENTS, WIDE, Device, Work, estimate
 from luthier.planner.shape import Shape
 from luthier.plugins import load
 from luthier.system.hardware import choose_precision, micro_batch_tokens
@@ -70,7 +70,7 @@ def _device(kind: str, precision: str) -> Device:
     if kind == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory
         name = torch.cuda.get_device_name(0).lower().replace(" ", "")
-        known = next((key for key in ("b200", "h200", "h100", "a100", "l40s", "rtx4090") if key in name), "a100")
+        known = next((key for key in DEVICES if key in name), "a100")
         return device(known, precision, memory=memory)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world()))
     return replace(device("cpu", precision, memory=psutil.virtual_memory().total / here), together=here)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from luthier.distributed.mesh import Axes
 from luthier.errors import UserError
-from luthier.planner.costs import Device, Estimate, Work, estimate, known_devices
+from luthier.planner.costs import DEVICES, Device, Estimate, Work, estimate
 from luthier.planner.shape import Shape
 from luthier.plugins import suggestion
 
@@ -30,15 +30,11 @@ def device(name: str, precision: str, *, memory: float | None = None, together: 
     Raises:
         UserError: it is not in the table.
     """
-    table = known_devices()
-    if name not in table:
-        raise UserError(f"no device {name!r}; {suggestion(name, table)}")
-    row = dict(table[name])
-    found = Device(
-        flops=row["fp32" if precision == "fp32" else "bf16"],
-        together=int(row["together"]),
-        **{name: row[name] for name in ("memory", "near", "far", "efficiency", "taken")},
-    )
+    if name not in DEVICES:
+        raise UserError(f"no device {name!r}; {suggestion(name, DEVICES)}")
+    row = dict(DEVICES[name])
+    flops = {"bf16": row.pop("bf16"), "fp32": row.pop("fp32")}
+    found = Device(flops=flops["fp32" if precision == "fp32" else "bf16"], **row)
     return replace(found, memory=memory or found.memory, together=together or found.together)
 
 

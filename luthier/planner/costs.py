@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 from luthier.distributed.mesh import Axes
-from luthier.planner.shape import Counts, Shape
+from luthier.planner.shape import Shape
 from luthier.supplies import shipped
 
 WIDE = 4
@@ -39,11 +38,7 @@ class Device:
         return sent / (self.near if span <= self.together else self.far)
 
 
-@cache
-def known_devices() -> Mapping[str, Mapping[str, Any]]:
-    """The table of `devices.yaml`."""
-    table: dict[str, dict[str, Any]] = shipped("luthier.planner", "devices.yaml")
-    return {name: {key: float(value) for key, value in row.items()} for name, row in table.items()}
+DEVICES: Mapping[str, Mapping[str, Any]] = shipped("luthier.planner", "devices.yaml")
 
 
 class Work(NamedTuple):
@@ -128,27 +123,19 @@ def _memory(shape: Shape, axes: Axes, micro_batches: int, tokens: int) -> Taken:
     """Of the fullest process: of a pipeline the first or the last."""
     layers = -(-shape.layers // axes.pipeline)
     held = shape.held(tokens, axes.tensor)
-    if axes.pipeline == 1:
-        owned = shape.layer(axes.tensor) * layers + shape.ends
-        made = _taken(shape, axes, owned, held.layer * layers + held.once)
-        twice = _kind(axes) == "ddp" and micro_batches > 1  # added up beside the buckets that are sent
-        return made._replace(gathered=WIDE * owned.trained) if twice else made
-    half = shape.ends if shape.tied else shape.ends // 2
-    owned = shape.layer(axes.tensor) * layers + half
-    waiting = min(axes.pipeline, micro_batches)  # micro-batches that the first stage has begun
-    first = held.layer * (layers * waiting + 1)  # and what a backward pass makes of a layer
-    last = held.layer * layers + held.once
-    return _taken(shape, axes, owned, max(first, last))
-
-
-def _taken(shape: Shape, axes: Axes, owned: Counts, activations: int) -> Taken:
-    """Of weights that are, or are not, cut into pieces."""
+    ends, activations = shape.ends, held.layer * layers + held.once
+    if axes.pipeline > 1:
+        ends = ends if shape.tied else ends // 2
+        waiting = min(axes.pipeline, micro_batches)  # micro-batches that the first stage has begun
+        activations = max(activations, held.layer * (layers * waiting + 1))  # and what a backward pass makes of a layer
+    owned = shape.layer(axes.tensor) * layers + ends
     pieces = axes.shard * axes.sequence if axes.shard > 1 else 1  # as parts of rows hold pieces of one copy
-    mine = owned // pieces
-    whole = 0
+    mine, gathered = owned // pieces, 0
     if pieces > 1:  # a layer and the next one, and what stands around them; whole gradients come as activations go
-        whole = 2 * shape.layer().bytes + shape.ends.bytes
-    return Taken(mine.bytes, WIDE * mine.trained, MOMENTS * mine.trained, activations, whole, 0)
+        gathered = 2 * shape.layer().bytes + shape.ends.bytes
+    elif _kind(axes) == "ddp" and micro_batches > 1:  # added up beside the buckets that are sent
+        gathered = WIDE * owned.trained
+    return Taken(mine.bytes, WIDE * mine.trained, MOMENTS * mine.trained, activations, gathered, 0)
 
 
 # ---- what is sent ------------------------------------------------------------------------------------------------

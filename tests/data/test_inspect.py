@@ -22,7 +22,7 @@ def test_all_of_a_file_is_looked_at(tmp_path: Path) -> None:
         1,
     )
     assert found.bad_counts == {"empty-answer": 1, "bad-message": 1} and found.unread == ["topic"]
-    assert [str(error).split(":")[1] for errors in found.bad.values() for error in errors] == ["1", "302"]
+    assert [str(error).split(":")[1] for error in found.bad.values()] == ["1", "302"]
     assert found.share == 1.0 and found.others == {} and found.encoding == "utf-8" and len(found.first) == 1
     assert len(found.characters) == 300 and max(found.characters) == len("q299\n") + 299
     assert len(found.sample) == 300

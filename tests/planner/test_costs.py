@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from luthier.distributed.mesh import Axes
-from luthier.planner.costs import Device, Work, estimate, known_devices
+from luthier.planner.costs import DEVICES, Device, Work, estimate
 from luthier.planner.shape import Shape
 
 Make = Callable[..., Shape]
@@ -93,4 +93,4 @@ def test_what_is_sent_beside_computing_costs_nothing(shape: Make) -> None:
 
 def test_the_table_is_complete() -> None:
     fields = {"bf16", "fp32", "memory", "near", "far", "together", "efficiency", "taken"}
-    assert all(row.keys() == fields and min(row.values()) > 0 for row in known_devices().values())
+    assert all(row.keys() == fields and min(row.values()) > 0 for row in DEVICES.values())

@@ -17,7 +17,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from luthier.data.clean.base import Drop, Said
+from luthier.data.clean.base import Drop, Of, Said
 from luthier.data.conversation import Content
 from luthier.plugins import Part
 
@@ -38,6 +38,11 @@ class Pair:
 
     parent: Said
     candidate: Said
+
+
+def compared(row: Said, of: Of) -> str:
+    """What guards compare of a row: rows without turns have no parts, and are compared whole."""
+    return str(getattr(row, of)) or row.text
 
 
 class Augmenter(Protocol):

@@ -10,20 +10,11 @@ from typing import Any
 from luthier.data.clean.repair import CODE
 from luthier.supplies import shipped
 
-FACTS = {
-    "code": re.compile(CODE.pattern + r"|^(?: {4}|\t)[^\n]*$|^[^\n]*[{};][ \t]*$|\$[^$\n]+\$", CODE.flags),
-    "address": re.compile(
-        r"(?:https?://|www\.)[^\s<>\"，。）]*[^\s<>\"，。）.,;:!?)]|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.\w+"
-    ),
-    "placeholder": re.compile(
-        r"\{\{[^{}\n]*\}\}|\{[^{}\n]*\}|<[^<>\n]{1,60}>|\[[A-Z][A-Z_ ]*\]|%\(\w+\)[sd]|%[sd]\b|\$\w+"
-    ),
-    "number": re.compile(r"[-+]?\d(?:[\d.,:/]*\d)?"),
-}
+_PATTERNS: dict[str, str] = shipped("luthier.data.augment", "facts.yaml")
+FACTS = {kind: re.compile(_PATTERNS[kind]) for kind in ("address", "placeholder", "number")}
+FACTS = {"code": re.compile(f"{CODE.pattern}|{_PATTERNS['code']}", CODE.flags)} | FACTS
 """What must be in both texts alike, in the order in which it is looked for."""
-QUOTED = re.compile(
-    r"\"[^\"\n]*\"|“[^“”\n]*”|(?<!\w)'[^'\n]*'(?!\w)|‘[^‘’\n]*’(?!\w)|「[^「」\n]*」|『[^『』\n]*』|《[^《》\n]*》"
-)
+QUOTED = re.compile(_PATTERNS["quoted"])
 OPTION = re.compile(r"^[ \t]*\(?[A-Za-z][.)][ \t][^\n]*$", re.MULTILINE)
 """An answer to choose: `A. Paris`."""
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")

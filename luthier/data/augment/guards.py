@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from luthier.data.augment.base import Guard, GuardSettings, Pair
+from luthier.data.augment.base import Guard, GuardSettings, Pair, compared
 from luthier.data.augment.facts import facts
 from luthier.data.clean.base import Drop, Of, Said
 from luthier.data.clean.near import Index
@@ -52,17 +52,14 @@ class NearDuplicates(GuardSettings):
 
 class _NearDuplicates(Guard):
     def __init__(self, settings: NearDuplicates) -> None:
-        self.settings, self.index = settings, Index(settings.threshold)
+        self.of, self.index = settings.of, Index(settings.threshold)
 
     def know(self, rows: Sequence[Said]) -> None:
         """Remember what is there."""
-        for row, sketch in zip(rows, self.index.sketches([self._part(row) for row in rows]), strict=True):
+        for row, sketch in zip(rows, self.index.sketches([compared(row, self.of) for row in rows]), strict=True):
             self.index.add(row.where, sketch)
 
     def judge(self, pairs: Sequence[Pair]) -> Sequence[Drop | None]:
         """The first of candidates that are alike passes."""
-        sketches = self.index.sketches([self._part(pair.candidate) for pair in pairs])
+        sketches = self.index.sketches([compared(pair.candidate, self.of) for pair in pairs])
         return [self.index.first(pair.candidate.where, sketch) for pair, sketch in zip(pairs, sketches, strict=True)]
-
-    def _part(self, row: Said) -> str:
-        return str(getattr(row, self.settings.of)) or row.text

@@ -19,7 +19,7 @@ from luthier.data.augment.facts import FACTS, OPTION, QUOTED, WORD, sentences, w
 from luthier.data.augment.rewrite import rewritten
 from luthier.data.augment.words import CHINESE
 from luthier.data.clean.near import jaccard, shingles
-from luthier.data.conversation import Content, Conversation, Message
+from luthier.data.conversation import Content, Conversation
 
 Mode = Literal["reorder", "dialogue", "questions"]
 TRIED = 32
@@ -157,13 +157,9 @@ def _single(talk: Conversation) -> bool:
     """Whether a conversation is one question and an answer to learn, and perhaps what the system says first."""
     roles = [turn.role for turn in talk.messages]
     plain = not talk.tools and not any(turn.tool_calls or turn.reasoning for turn in talk.messages)
-    return (
-        plain and roles[-2:] == ["user", "assistant"] and roles[:-2] in ([], ["system"]) and _learnt(talk.messages[-1])
-    )
-
-
-def _learnt(answer: Message) -> bool:
-    return answer.weight > 0 and bool(answer.content.strip())
+    if not plain or roles not in (["user", "assistant"], ["system", "user", "assistant"]):
+        return False
+    return talk.messages[-1].weight > 0 and bool(talk.messages[-1].content.strip())
 
 
 def _both(talk: Conversation) -> str:

@@ -55,7 +55,7 @@ def unchanged(content: Content, of: Of = "question") -> str:
     """What a row says where `rewritten` leaves it alone, as one text."""
     left = rewritten(content, lambda _: "", of)
     right = content.answer or "" if isinstance(content, Task) else ""
-    turns = [turn for talk in _talks(left) for turn in talk.messages]
+    turns = [turn for talk in talks(left) for turn in talk.messages]
     return "\n".join([right, *(f"{turn.content}\n{turn.reasoning or ''}\n{turn.tool_calls or ''}" for turn in turns)])
 
 
@@ -75,9 +75,9 @@ def value_of(content: Content) -> dict[str, Any]:
         value |= {"rejected": _values(content.rejected.messages[shared:])}
         value |= {} if content.margin is None else {"margin": content.margin}
     else:
-        value = {"messages": _values(_talks(content)[0].messages)}
+        value = {"messages": _values(talks(content)[0].messages)}
         value |= {"label": content.wanted} if isinstance(content, Labelled) else {}
-    tools = _talks(content)[0].tools
+    tools = talks(content)[0].tools
     return value | ({"tools": [dict(tool) for tool in tools]} if tools else {})
 
 
@@ -95,7 +95,8 @@ def layout_of(content: Content) -> str:
     return next(layout for kind, layout in layouts.items() if isinstance(content, kind))
 
 
-def _talks(content: Content) -> tuple[Conversation, ...]:
+def talks(content: Content) -> tuple[Conversation, ...]:
+    """The conversations of a row, what is asked in a task among them."""
     return (content.asked,) if isinstance(content, Task) else conversations(content)
 
 

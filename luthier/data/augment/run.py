@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from luthier.config import SourceConfig
 from luthier.data.augment.base import AugmenterSettings, Candidate, GuardSettings, Pair
-from luthier.data.augment.rewrite import value_of
+from luthier.data.augment.rewrite import talks, value_of
 from luthier.data.clean import ledger, report
 from luthier.data.clean.base import Drop, Said, said
 from luthier.data.clean.duplicates import digest, plain
 from luthier.data.clean.ledger import Tally
 from luthier.data.clean.pipeline import BATCH, Outcome
 from luthier.data.clean.run import outcomes_of, require_ours
-from luthier.data.conversation import Content, Origin, Row, Task, conversations
+from luthier.data.conversation import Content, Row
 from luthier.system.files import atomic_folder
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A row that is there: where it was read, and what it says."""
-
-    origin: Origin
-    content: Content
-
-
 def augmented(
-    rows: Sequence[Placed],
+    rows: Sequence[Said],
     augmenters: Sequence[AugmenterSettings],
     guards: Sequence[GuardSettings],
     *,
-    apart: Sequence[Placed] = (),
+    apart: Sequence[Said] = (),
 ) -> Iterator[tuple[Candidate, Drop | None]]:
     """Candidates made of some rows, augmenter by augmenter, each with the reason for which it must not be used.
 
@@ -44,16 +36,14 @@ def augmented(
         DataError: data that an augmenter needs was not fetched.
     """
     judges = [settings.build() for settings in guards]
-    there = [said(row.content, str(row.origin)) for row in rows]
-    held = [said(row.content, str(row.origin)) for row in apart]
     for judge in judges:
-        judge.know([*there, *held])
-    seen = {digest(plain(row.text)): row.where for row in there}
-    closed = {digest(plain(text)): row.where for row in held for text in (row.text, *asked(row.content)) if text}
+        judge.know([*rows, *apart])
+    seen = {digest(plain(row.text)): row.where for row in rows}
+    closed = {digest(plain(text)): row.where for row in apart for text in (row.text, *asked(row.content)) if text}
     for settings in augmenters:
         made = settings.build().make([row.content for row in rows])
         while batch := list(islice(made, BATCH)):
-            pairs = [_pair(one, there, settings.type) for one in batch]
+            pairs = [_pair(one, rows, settings.type) for one in batch]
             drops = [_known(pair.candidate, seen, closed) for pair in pairs]
             for judge in judges:
                 left = [place for place, drop in enumerate(drops) if drop is None]
@@ -66,8 +56,7 @@ def augmented(
 
 def asked(content: Content) -> list[str]:
     """What each turn of a user says."""
-    talks = (content.asked,) if isinstance(content, Task) else conversations(content)
-    return [turn.content for talk in talks for turn in talk.messages if turn.role == "user"]
+    return [turn.content for talk in talks(content) for turn in talk.messages if turn.role == "user"]
 
 
 def _pair(candidate: Candidate, there: Sequence[Said], name: str) -> Pair:
@@ -115,9 +104,9 @@ def augment_source(
     """
     if output is not None:
         require_ours(Path(output), source, FILES, "augment")
-    rows = _read(source)
-    apart = [] if held_out is None else _read(held_out)
-    outcomes = (_outcome(rows, one, drop) for one, drop in augmented(rows, augmenters, guards, apart=apart))
+    rows = _usable(source)
+    there, apart = ([row.said for row in side] for side in (rows, [] if held_out is None else _usable(held_out)))
+    outcomes = (_outcome(rows, one, drop) for one, drop in augmented(there, augmenters, guards, apart=apart))
     if output is None:
         return len(rows), ledger.counted(outcomes)
     with atomic_folder(Path(output)) as made:
@@ -128,15 +117,14 @@ def augment_source(
     return len(rows), tally
 
 
-def _read(source: SourceConfig) -> list[Placed]:
-    """The rows of a source that can be used."""
-    return [Placed(one.row.origin, one.content) for one in outcomes_of(source) if one.content is not None]
+def _usable(source: SourceConfig) -> list[Outcome]:
+    return [one for one in outcomes_of(source) if one.content is not None]
 
 
-def _outcome(rows: Sequence[Placed], candidate: Candidate, drop: Drop | None) -> Outcome:
+def _outcome(rows: Sequence[Outcome], candidate: Candidate, drop: Drop | None) -> Outcome:
     """A candidate as its parent's row, made anew."""
-    parent = rows[candidate.parent].origin
-    made_of = ", ".join(str(rows[place].origin) for place in (candidate.parent, *candidate.others))
+    parent = rows[candidate.parent].row.origin
+    made_of = ", ".join(str(rows[place].row.origin) for place in (candidate.parent, *candidate.others))
     value = value_of(candidate.content) | {"made_of": made_of, "method": candidate.method}
     if drop is not None:
         return Outcome(Row(parent, value), value, drop=drop)

@@ -61,8 +61,11 @@ class Cleaner:
         return [None] * len(rows)
 
     def judge(self, row: Said, finding: Any) -> Drop | None:
-        """Whether a row should go; rows come in order, and each that went earlier came here too."""
-        return None
+        """Whether a row should go; rows come in order, and each that went earlier came here too.
+
+        What needs no memory of other rows is decided where they are looked at: a finding that is a Drop.
+        """
+        return finding if isinstance(finding, Drop) else None
 
     def close(self) -> None:
         """Let go of models, since training needs their memory."""

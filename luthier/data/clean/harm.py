@@ -31,12 +31,9 @@ class Harm(CleanerSettings):
     """What must not be asked for."""
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
-        """What each row's question asks for: the topic, and the words that say so."""
-        return [asked_for(row.question, self.topics) for row in rows]
-
-    def judge(self, row: Said, finding: Any) -> Drop | None:
-        """Nothing is remembered."""
-        return None if finding is None else Drop("harm", 1.0, 1.0, f"asks for {finding[0]}: {finding[1][:80]!r}")
+        """Rows whose question asks for harm."""
+        found = [asked_for(row.question, self.topics) for row in rows]
+        return [one and Drop("harm", 1.0, 1.0, f"asks for {one[0]}: {one[1][:80]!r}") for one in found]
 
 
 def asked_for(question: str, topics: Sequence[str]) -> tuple[str, str] | None:

@@ -33,23 +33,17 @@ class Language(CleanerSettings):
         return self
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
-        """The likeliest language of each row, and how likely it is in none of those that are kept."""
-        return [self._told(getattr(row, self.of)) for row in rows]
+        """Rows in other languages."""
+        return [self._foreign(getattr(row, self.of)) for row in rows]
 
-    def _told(self, text: str) -> tuple[str, float]:
+    def _foreign(self, text: str) -> Drop | None:
         letters = sum(c.isalpha() for c in text)
         if (letters < ENOUGH and text.isascii()) or "```" in text:
-            return "", 0.0
+            return None
         likely = languages(text)
         code = max(likely, key=likely.__getitem__, default="")
-        if likely.get(code, 0) < TOLD:  # names, numbers, formulas
-            return "", 0.0
-        return code, 1 - sum(likely.get(kept, 0) for kept in self.keep)
-
-    def judge(self, row: Said, finding: Any) -> Drop | None:
-        """Nothing is remembered."""
-        code, foreign = finding
-        if not code or code in self.keep or foreign < self.likely:
+        told = likely.get(code, 0) >= TOLD  # else names, numbers, formulas
+        foreign = 1 - sum(likely.get(kept, 0) for kept in self.keep)
+        if not told or code in self.keep or foreign < self.likely:
             return None
-        kept = ", ".join(self.keep)
-        return Drop("language", foreign, self.likely, f"is in {code}, and {kept} is kept")
+        return Drop("language", foreign, self.likely, f"is in {code}, and {', '.join(self.keep)} is kept")

@@ -121,12 +121,9 @@ class Index:
 
 def bands(threshold: float) -> int:
     """Bands of the index that find rows of this similarity with a probability of 0.999, and few others."""
-    for power in range(8):
-        count = 1 << power
-        rows = PERMUTATIONS // count
-        if 1 - (1 - threshold**rows) ** count >= 0.999:
-            return count
-    return PERMUTATIONS
+    counts = [1 << power for power in range(PERMUTATIONS.bit_length())]
+    found = (count for count in counts if 1 - (1 - threshold ** (PERMUTATIONS // count)) ** count >= 0.999)
+    return next(found, PERMUTATIONS)
 
 
 def shingles(text: str) -> NDArray[np.uint64]:

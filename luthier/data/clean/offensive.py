@@ -31,7 +31,7 @@ class Offensive(CleanerSettings):
         return self
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
-        """The worst sentence of each row, and how likely it is offensive."""
+        """Rows whose worst sentence is likely to be offensive."""
         from profanity_check import predict_prob
 
         sentences = [(n, found.group().strip()) for n, row in enumerate(rows) for found in SENTENCE.finditer(row.text)]
@@ -40,12 +40,11 @@ class Offensive(CleanerSettings):
         worst: list[tuple[float, str]] = [(0.0, "")] * len(rows)
         for (number, text), share in zip(sentences, likely, strict=True):
             worst[number] = max(worst[number], (float(share), text))
-        return [max(found, chinese(row.text)) for found, row in zip(worst, rows, strict=True)]
-
-    def judge(self, row: Said, finding: Any) -> Drop | None:
-        """Nothing is remembered."""
-        likely, text = finding
-        return None if likely < self.threshold else Drop("offensive", likely, self.threshold, f"says {text[:80]!r}")
+        found = [max(one, chinese(row.text)) for one, row in zip(worst, rows, strict=True)]
+        least = self.threshold
+        return [
+            Drop("offensive", share, least, f"says {text[:80]!r}") if share >= least else None for share, text in found
+        ]
 
 
 @cache

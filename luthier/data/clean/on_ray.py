@@ -97,7 +97,7 @@ def _look(stage: Stage, batches: Batches) -> Looked:
                 found = row["item"].held
                 if isinstance(found, LuthierError):
                     raise found
-                yield from found
+                yield found
         except ray.exceptions.RayError as error:
             raise LuthierError(f"--on ray: {error}\neach node needs what this one has installed") from None
 

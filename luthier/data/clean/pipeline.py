@@ -1,19 +1,18 @@
 """Rows through cleaners: mended, looked at in batches (by workers, if there are some), judged in their order.
 
-`Cleaning.stages` is the one description of what happens; what runs it, here or on Ray, decides only where rows are
-looked at.
+`Stage` is the one description of what happens to rows before they are judged; what runs it, here or on Ray, decides
+only where rows are looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from typing import Any, Literal
 
-from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, said
+from luthier.data.clean.base import Cleaner, CleanerSettings, Drop, Said, said
 from luthier.data.conversation import Content, Row
 from luthier.data.formats import base as formats
 from luthier.errors import RowError
@@ -37,6 +36,12 @@ class Outcome:
     content_id: str = ""
     """Of what was read, where that was mended or is not kept."""
 
+    @property
+    def said(self) -> Said:
+        """What it says, as long as it is kept."""
+        assert self.content is not None
+        return said(self.content, str(self.row.origin))
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -49,7 +54,7 @@ class Stage:
         """Each row mended and read, and what each cleaner found about it; a function of the rows alone."""
         working = _working(self.cleaners)
         outcomes = [one if one.drop else self._read(one, working) for one in outcomes]
-        kept = [said(one.content, str(one.row.origin)) for one in outcomes if one.content is not None]
+        kept = [one.said for one in outcomes if one.content is not None]
         looked = [cleaner.look(kept) if kept else [] for cleaner in working]
         found = iter(list(zip(*looked, strict=True)) or [()] * len(kept))
         return [(one, list(next(found)) if one.content is not None else []) for one in outcomes]
@@ -78,9 +83,9 @@ class Stage:
 
 
 Batches = Iterator[tuple[Outcome, ...]]
-Looked = Iterator[tuple[Outcome, list[Any]]]
+Looked = Iterator[list[tuple[Outcome, list[Any]]]]
 Look = Callable[[Stage, Batches], Looked]
-"""`Stage.look` of one batch after the other; the rows come back in their order, wherever they were looked at."""
+"""`Stage.look` of one batch after the other; they come back in their order, wherever they were looked at."""
 
 
 class Cleaning:
@@ -93,25 +98,16 @@ class Cleaning:
         groups = groupby(cleaners, key=lambda one: (one.heavy, id(one) if one.heavy else 0))
         self.groups = [tuple(group) for _, group in groups] or [()]
         self.judges = [[settings.build() for settings in group] for group in self.groups]
-        self.workers, self.on, self.lenient = workers, on, False
-        self.look: Look = _looking(Workers(0))
+        self.workers, self.on = workers, on
+        self.look: Look = lambda stage, batches: map(stage.look, batches)
         self.started = ExitStack()
 
-    def stages(self, format: str) -> list[Stage]:
-        """What happens to rows of a format before they are judged."""
-        return [Stage(group, format) for group in self.groups]
-
-    def reading(self) -> Cleaning:
-        """The same cleaners, which mend rows and remember them, and let all of them stay: rows that are measured on."""
-        other = copy(self)
-        other.lenient = True
-        return other
-
-    def rows(self, rows: Iterable[Row], format: str) -> Iterator[Outcome]:
-        """What becomes of each row, in order."""
+    def rows(self, rows: Iterable[Row], format: str, *, lenient: bool = False) -> Iterator[Outcome]:
+        """What becomes of each row, in order; `lenient`: mended and remembered, but all of them stay."""
         outcomes: Iterator[Outcome] = (Outcome(row, row.value) for row in rows)
-        for stage, judges in zip(self.stages(format), self.judges, strict=True):
-            outcomes = judged(self.look(stage, _batches(outcomes)), judges, lenient=self.lenient)
+        for group, judges in zip(self.groups, self.judges, strict=True):
+            looked = self.look(Stage(group, format), _batches(outcomes))
+            outcomes = judged(looked, judges, lenient=lenient)
         return outcomes
 
     def notes(self) -> list[str]:
@@ -125,7 +121,8 @@ class Cleaning:
 
             self.look = self.started.enter_context(ray_workers(self.workers))
         else:
-            self.look = _looking(self.started.enter_context(Workers(self.workers)))
+            workers = self.started.enter_context(Workers(self.workers))
+            self.look = lambda stage, batches: workers.results(stage.look, batches)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,23 +136,13 @@ def _batches(outcomes: Iterator[Outcome]) -> Batches:
     return iter(lambda: tuple(islice(outcomes, BATCH)), ())
 
 
-def _looking(workers: Workers) -> Look:
-    def look(stage: Stage, batches: Batches) -> Looked:
-        for looked in workers.results(stage.look, batches):
-            yield from looked
-
-    return look
-
-
-def judged(
-    looked: Iterator[tuple[Outcome, list[Any]]], judges: Sequence[Cleaner], *, lenient: bool = False
-) -> Iterator[Outcome]:
+def judged(looked: Looked, judges: Sequence[Cleaner], *, lenient: bool) -> Iterator[Outcome]:
     """Rows in their order; the first cleaner that wants a row gone has the word."""
-    for outcome, found in looked:
+    for outcome, found in chain.from_iterable(looked):
         if outcome.content is None:
             yield outcome
             continue
-        row = said(outcome.content, str(outcome.row.origin))
+        row = outcome.said
         drops = (judge.judge(row, finding) for judge, finding in zip(judges, found, strict=True))
         drop = next((one for one in drops if one is not None and not lenient), None)
         identity = outcome.content_id or outcome.content.content_id

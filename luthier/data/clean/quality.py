@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -18,8 +18,6 @@ from luthier.data.clean.base import CleanerSettings, Drop, Said
 from luthier.data.clean.duplicates import plain
 from luthier.supplies import shipped
 
-Found = tuple[str, float, float, str]
-"""Rule, score, threshold, and a sentence."""
 WORDS = re.compile(r"\w+", re.UNICODE)
 ENDS = tuple(".!?。！？…\"'”’)]}）】》」』`*_:;：；")
 ODD = re.compile(r"[^\w\s.,;:!?'\"()\-–—…%/«»·|*#=+<>`\u0300-\U0010ffff]")
@@ -53,32 +51,27 @@ class Quality(CleanerSettings):
         """The first rule that each row breaks."""
         return [next(self._broken(row), None) for row in rows]
 
-    def judge(self, row: Said, finding: Any) -> Drop | None:
-        """Nothing is remembered."""
-        return Drop(*finding) if finding else None
-
-    def _broken(self, row: Said) -> Iterator[Found]:
+    def _broken(self, row: Said) -> Iterator[Drop]:
         answer = row.answer.strip()
         length = len(answer)
         if length < self.min_characters:
-            yield "too-short", length, self.min_characters, f"{length} characters"
+            yield Drop("too-short", length, self.min_characters, f"{length} characters")
         if length > self.max_characters:
-            yield "too-long", length, self.max_characters, f"{length:,} characters"
+            yield Drop("too-long", length, self.max_characters, f"{length:,} characters")
         repeated = repetition(answer)
         if repeated > self.max_repetition:
-            yield "repetition", repeated, self.max_repetition, f"{100 * repeated:.0f} % is repeated"
+            yield Drop("repetition", repeated, self.max_repetition, f"{100 * repeated:.0f} % is repeated")
         odd = symbols(answer)
         if odd > self.max_symbols:
-            yield "symbols", odd, self.max_symbols, f"{100 * odd:.0f} % of the characters are symbols"
-        checks: list[tuple[bool, str, Callable[[], str | None]]] = [
-            (self.boilerplate, "boilerplate", lambda: phrase(answer, "boilerplate")),
-            (self.refusals and row.question != "", "refusal", lambda: phrase(answer[:300], "refusals")),
-            (self.truncated and row.question != "", "truncated", lambda: cut_off(answer)),
-            (self.echoes and row.question != "", "echo", lambda: echo(row.question, answer)),
-        ]
-        for asked, rule, check in checks:
-            if asked and (why := check()):
-                yield rule, 1.0, 1.0, why
+            yield Drop("symbols", odd, self.max_symbols, f"{100 * odd:.0f} % of the characters are symbols")
+        asked = row.question != ""
+        broken = {
+            "boilerplate": phrase(answer, "boilerplate") if self.boilerplate else None,
+            "refusal": phrase(answer[:300], "refusals") if self.refusals and asked else None,
+            "truncated": cut_off(answer) if self.truncated and asked else None,
+            "echo": echo(row.question, answer) if self.echoes and asked else None,
+        }
+        yield from (Drop(rule, 1.0, 1.0, why) for rule, why in broken.items() if why)
 
 
 def repetition(text: str) -> float:

@@ -44,14 +44,11 @@ class _Redaction(CleanerSettings):
         return text if self.action == "drop" else redacted(text, list(self.find(text)))
 
     def look(self, rows: Sequence[Said]) -> Sequence[Any]:
-        """Kinds of what was found."""
+        """Rows that hold some of it, where these are dropped."""
         if self.action == "redact":
             return [None] * len(rows)
-        return [sorted({kind for _, _, kind in self.find(row.text)}) for row in rows]
-
-    def judge(self, row: Said, finding: Any) -> Drop | None:
-        """Nothing is remembered."""
-        return Drop(self.rule, len(finding), 1, f"holds {', '.join(finding)}") if finding else None
+        found = [sorted({kind for _, _, kind in self.find(row.text)}) for row in rows]
+        return [Drop(self.rule, len(kinds), 1, f"holds {', '.join(kinds)}") if kinds else None for kinds in found]
 
 
 class Secrets(_Redaction):

@@ -9,47 +9,27 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
 
 from luthier.data.clean.base import Cleaner, CleanerSettings, strings
 from luthier.data.strict import read_json
-from luthier.supplies import library
+from luthier.supplies import library, shipped
 
 Fault = Literal["encoding", "unicode", "invisible", "html", "spaces", "fences", "brackets", "turns"]
-FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
-CODE = re.compile(
-    r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)"
-    r"|(?<!`)(?P<marks>`{2,})(?!`).+?(?<!`)(?P=marks)(?!`)|`[^`\n]+`",
-    re.MULTILINE | re.DOTALL,
-)
-"""What a text marks as code: fenced blocks and spans; a block that begins within a line is a long span."""
-INVISIBLE = re.compile(
-    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
-    "\ufeff\ufff9-\ufffb\ufffe\uffff]"
-)
-"""Control characters, soft hyphens, zero-width spaces, marks of direction; the joiners U+200C and U+200D are others."""
-LONE_JOINER = re.compile("(?<![\u0600-\u06ff\u0900-\u0dff\U0001f000-\U0001faff\u2600-\u27bf\ufe0f])[\u200c\u200d]")
-"""Joiners where no script or emoji uses them."""
-TAG = re.compile(
-    r"</?(?:p|br|div|span|b|i|u|em|strong|a|ul|ol|li|h[1-6]|table|tr|td|th|tbody|thead|img|font|center|hr)\b[^<>]*>",
-    re.I,
-)
-BREAK = re.compile(r"<(?:br|/p|/div|/li|/tr|/h[1-6])\b[^<>]*>", re.I)
-ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5}|[a-z]{2,8});")
-SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
-JSON_BLOCK = re.compile(
-    r"^(?P<open> {0,3}(`{3,}|~{3,})json[ \t]*\n)(?P<inner>.*)(?P<close>\n {0,3}\2[`~]*[ \t]*)$", re.DOTALL
-)
-"""A fenced block of JSON."""
+PATTERNS: dict[str, re.Pattern[str]] = {
+    name: re.compile(one) for name, one in shipped("luthier.data.clean", "repair.yaml").items()
+}
+CODE = PATTERNS["code"]
 PAIRS = {"{": "}", "[": "]"}
 TALKS = ("messages", "conversations", "conversation")
 """Keys under which turns are."""
 SPEAKERS = frozenset({"system", "user", "human", "assistant", "gpt"})
 """Who may not speak twice in a row; a tool may."""
-JSON_MARK = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
 SEEN_TAGS = 2
 """Tags, or entities, from which on a text is taken for remains of a page, and not for a text about HTML."""
 
@@ -69,32 +49,32 @@ class Repair(CleanerSettings):
 class _Repair(Cleaner):
     def __init__(self, only: list[Fault]) -> None:
         prose: dict[Fault, Callable[[str], str]] = {
-            "encoding": _encoding(), "unicode": _unicode, "invisible": _invisible, "html": _html, "spaces": _spaces,
+            "encoding": _encoding(), "unicode": partial(unicodedata.normalize, "NFC"), "invisible": _invisible,
+            "html": _html, "spaces": _spaces,
         }  # fmt: skip
-        self.prose = [prose[fault] for fault in prose if fault in only]
-        self.fences, self.ends = "fences" in only, "spaces" in only
-        self.brackets, self.turns = "brackets" in only, "turns" in only
+        self.prose, self.only = [prose[fault] for fault in prose if fault in only], only
 
     def mend_row(self, value: Any) -> Any:
         """Every string mended, then the order of turns."""
         value = strings(value, self.mend)
-        if not self.turns or not isinstance(value, dict):
+        if "turns" not in self.only or not isinstance(value, dict):
             return value
         return {key: ordered(one) if key in TALKS else one for key, one in value.items()}
 
     def mend(self, text: str) -> str:
         """Prose mended, code as it was, and its last fence closed."""
-        if self.fences:
+        brackets = "brackets" in self.only
+        if "fences" in self.only:
             text = closed(text)
-        if self.brackets and text.lstrip()[:1] in ("{", "["):
+        if brackets and text.lstrip()[:1] in ("{", "["):
             text = balanced(text)
         pieces, end = [], 0
         for code in CODE.finditer(text):
-            said = JSON_BLOCK.sub(_balanced_block, code.group()) if self.brackets else code.group()
+            said = PATTERNS["json_block"].sub(_balanced_block, code.group()) if brackets else code.group()
             pieces += [self._prose(text[end : code.start()]), said]
             end = code.end()
         mended = "".join([*pieces, self._prose(text[end:])])
-        return mended.rstrip(" \t") if self.ends else mended
+        return mended.rstrip(" \t") if "spaces" in self.only else mended
 
     def _prose(self, text: str) -> str:
         for step in self.prose:
@@ -113,27 +93,19 @@ def _encoding() -> Callable[[str], str]:
     return lambda text: text if text.isascii() and "\x1b" not in text else str(ftfy.fix_text(text, settings))
 
 
-def _unicode(text: str) -> str:
-    import unicodedata
-
-    return unicodedata.normalize("NFC", text)
-
-
 def _invisible(text: str) -> str:
-    return LONE_JOINER.sub("", INVISIBLE.sub("", text))
+    return PATTERNS["lone_joiner"].sub("", PATTERNS["invisible"].sub("", text))
 
 
 def _html(text: str) -> str:
-    if len(TAG.findall(text)) + len(ENTITY.findall(text)) < SEEN_TAGS:
+    if len(PATTERNS["tag"].findall(text)) + len(PATTERNS["entity"].findall(text)) < SEEN_TAGS:
         return text
-    return html.unescape(TAG.sub("", BREAK.sub("\n", text)))
+    return html.unescape(PATTERNS["tag"].sub("", PATTERNS["break"].sub("\n", text)))
 
 
 def _spaces(text: str) -> str:
     """Odd spaces plain, none at ends of lines, at most one empty line; those at the beginning of a line stay."""
-    text = SPACES.sub(
-        " ", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n\n")
-    )
+    text = PATTERNS["spaces"].sub(" ", re.sub("\r\n?|\u2028", "\n", text).replace("\u2029", "\n\n"))
     text = re.sub(r"(?<=\S)[ \t]{2,}(?=\S)", " ", text) if "|" not in text else text
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text))
 
@@ -141,7 +113,7 @@ def _spaces(text: str) -> str:
 def closed(text: str) -> str:
     """A text whose last code block ends, with the fence that opened it."""
     opened = ""
-    for fence in FENCE.finditer(text):
+    for fence in PATTERNS["fence"].finditer(text):
         mark = fence.group(1)
         if not opened:
             opened = mark
@@ -155,30 +127,31 @@ def balanced(text: str) -> str:
 
     Which brackets are open follows from the text, so that there is one mending or none.
     """
+    if _valid(text):
+        return text
+    opened, quoted = [], False
+    for mark in PATTERNS["json_mark"].finditer(text):
+        if mark.group() == '"':
+            quoted = not quoted
+        elif not quoted and mark.group() in PAIRS:
+            opened.append(PAIRS[mark.group()])
+        elif not quoted and mark.group() in "}]":
+            if not opened and not text[mark.start() :].strip("}] \t\r\n"):
+                mended = text[: mark.start()].rstrip()
+                break
+            if not opened or opened.pop() != mark.group():
+                return text
+    else:
+        mended = text.rstrip() + "".join(reversed(opened)) if opened else text
+    return mended if _valid(mended) else text
+
+
+def _valid(text: str) -> bool:
     try:
         read_json(text)
     except ValueError:
-        opened, quoted = [], False
-        for mark in JSON_MARK.finditer(text):
-            if mark.group() == '"':
-                quoted = not quoted
-            elif not quoted and mark.group() in PAIRS:
-                opened.append(PAIRS[mark.group()])
-            elif not quoted and mark.group() in "}]":
-                if not opened and not text[mark.start() :].strip("}] \t\r\n"):
-                    return _valid(text[: mark.start()].rstrip(), text)
-                if not opened or opened.pop() != mark.group():
-                    return text
-        return _valid(text.rstrip() + "".join(reversed(opened)), text) if opened else text
-    return text
-
-
-def _valid(mended: str, text: str) -> str:
-    try:
-        read_json(mended)
-    except ValueError:
-        return text
-    return mended
+        return False
+    return True
 
 
 def _balanced_block(block: re.Match[str]) -> str:

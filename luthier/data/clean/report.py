@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from luthier.data.clean.ledger import Tally
 from luthier.supplies import filled
 
+ROOM = "luthier.data.clean"
+"""Where the pages lie that are filled in."""
 BINS = 20
 
 
@@ -23,14 +24,8 @@ def markdown(
     tally: Tally, *, source: str, cleaners: Sequence[str], done: str = "cleaned", by: str = "mended by"
 ) -> str:
     """The report as Markdown."""
-    told: dict[str, Any] = {
-        "source": source,
-        "cleaners": ", ".join(cleaners),
-        "done": done,
-        "by": by,
-        "spread": _spread,
-    }
-    return filled("luthier.data.clean", "report.md", tally=tally, **told)
+    named = ", ".join(cleaners)
+    return filled(ROOM, "report.md", tally=tally, source=source, cleaners=named, done=done, by=by, spread=_spread)
 
 
 def _spread(scores: Sequence[float]) -> str:
@@ -45,8 +40,8 @@ def page(tally: Tally, *, source: str, cleaners: Sequence[str]) -> str:
     def say(text: str) -> str:
         return html.escape(text.replace(folder, "") if len(folder) > len("./") else text)
 
-    told: dict[str, Any] = {"source": source, "cleaners": ", ".join(cleaners), "say": say, "histogram": histogram}
-    return filled("luthier.data.clean", "report.html", tally=tally, **told)
+    named = ", ".join(cleaners)
+    return filled(ROOM, "report.html", tally=tally, source=source, cleaners=named, say=say, histogram=histogram)
 
 
 def histogram(scores: Sequence[float], threshold: float) -> str:
@@ -59,4 +54,4 @@ def histogram(scores: Sequence[float], threshold: float) -> str:
         counts[min(int((score - low) / (high - low) * BINS), BINS - 1)] += 1
     heights, at = [55 * count / max(counts) for count in counts], (threshold - low) / (high - low) * 300
     told = f"scores of dropped rows; the line is the threshold, {threshold:g}"
-    return filled("luthier.data.clean", "histogram.svg", heights=heights, at=at, low=low, high=high, told=told)
+    return filled(ROOM, "histogram.svg", heights=heights, at=at, low=low, high=high, told=told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from luthier.config import SourceConfig
@@ -38,15 +39,12 @@ def clean_source(
     """
     if output is not None:
         require_ours(Path(output), source, FILES, "clean")
-    with Cleaning(cleaners, workers=workers, on=on) as cleaning:
+    folder = nullcontext() if output is None else atomic_folder(Path(output))
+    with Cleaning(cleaners, workers=workers, on=on) as cleaning, folder as made:
         outcomes = _watched(outcomes_of(source, cleaning), watch)
-        if output is None:
-            tally = ledger.counted(outcomes)
-            tally.notes = cleaning.notes()
-            return tally
-        with atomic_folder(Path(output)) as made:
-            tally = ledger.write(outcomes, made)
-            tally.notes = cleaning.notes()
+        tally = ledger.counted(outcomes) if made is None else ledger.write(outcomes, made)
+        tally.notes = cleaning.notes()
+        if made is not None:
             report.write(tally, made, source=source.path, cleaners=[one.type for one in cleaners])
     return tally
 

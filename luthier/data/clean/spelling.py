@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
@@ -56,7 +57,7 @@ class Spelling(CleanerSettings):
 class _Spelling(Cleaner):
     def __init__(self, settings: Spelling, words: Any) -> None:
         self.settings, self.words = settings, words
-        self.meant: dict[str, str] = {}
+        self.meant: Callable[[str], str] = cache(self._meant)
 
     def mend_row(self, value: Any) -> Any:
         """Misspellings mended where a row is English; a word that it says twice is meant so."""
@@ -68,7 +69,7 @@ class _Spelling(Cleaner):
 
         _prose(value, heard)
         seen = Counter(word for text in prose for word in WORD.findall(text))
-        wrong = {word for word, count in seen.items() if count == 1 and self._meant(word) != word}
+        wrong = {word for word, count in seen.items() if count == 1 and self.meant(word) != word}
         if not wrong:
             return value
         code, likely = language(" ".join(prose)[:READ])
@@ -82,15 +83,10 @@ class _Spelling(Cleaner):
         return "".join([*pieces, self._replaced(text[end:], wrong)])
 
     def _replaced(self, text: str, wrong: set[str]) -> str:
-        return WORD.sub(lambda word: self._meant(word.group()) if word.group() in wrong else word.group(), text)
+        return WORD.sub(lambda word: self.meant(word.group()) if word.group() in wrong else word.group(), text)
 
     def _meant(self, word: str) -> str:
         """The word that is meant; the same where it is one, or where there is a doubt."""
-        if word not in self.meant:
-            self.meant[word] = self._looked_up(word)
-        return self.meant[word]
-
-    def _looked_up(self, word: str) -> str:
         from symspellpy import Verbosity
 
         near = self.words.lookup(word, Verbosity.ALL, max_edit_distance=1)

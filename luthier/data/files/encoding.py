@@ -62,7 +62,8 @@ def guess(raw: bytes) -> str:
         Undecided: with what they would be in each.
     """
     runs = HIGH.findall(raw)
-    if 2 * sum(map(_utf8, runs)) >= len(runs):
+    whole = sum(run.decode("utf-8", errors="ignore").encode() == run for run in runs)
+    if 2 * whole >= len(runs):
         raise Undecided("most of it is; mend that place, or name its encoding")
     fits = {"gb18030": _chinese(raw), "cp1252": _western(raw, runs)}
     good = [encoding for encoding, fit in fits.items() if fit]
@@ -72,14 +73,6 @@ def guess(raw: bytes) -> str:
     start = max(0, first.start() - 8) if first else 0
     shown = ", ".join(f"{encoding}: {_shown(raw[start : start + 40], encoding)!r}" for encoding in fits)
     raise Undecided(f"name its encoding, for example {{path: ..., encoding: gb18030}} (it would be {shown})")
-
-
-def _utf8(run: bytes) -> bool:
-    try:
-        run.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _shown(raw: bytes, encoding: str) -> str:

@@ -31,33 +31,26 @@ class Json:
 
     def rows(self, file: Opened, how: How) -> Iterator[tuple[int, Any]]:
         """Each row value with the line it starts on."""
-        characters = how.text(file)
-        cursor = _Cursor(characters, str(file))
+        cursor = _Cursor(how.text(file), str(file))
         cursor.skip()
         if not cursor.peek():
             raise DataError(f"{file}: the file is empty")
-        yield from _values(cursor)
-
-
-def _values(cursor: _Cursor) -> Iterator[tuple[int, Any]]:
-    if cursor.peek() == "[":
-        yield from _array(cursor)
-        if cursor.peek():
-            raise cursor.error("text after the end of the array")
-        return
-    line, first = cursor.line, cursor.first()
-    if first is HOLDS_ROWS:
-        yield from _holder(cursor)
-        return
-    cursor.skip()
-    yield line, first
-    while cursor.peek():
-        line = cursor.line
-        yield line, cursor.decode()
+        line, first = cursor.line, cursor.first()
+        if first is HOLDS_ROWS:
+            holder, rows = ("array", _array) if cursor.peek() == "[" else ("object that holds the rows", _object)
+            yield from rows(cursor)
+            if cursor.peek():
+                raise cursor.error(f"text after the end of the {holder}")
+            return
         cursor.skip()
+        yield line, first
+        while cursor.peek():
+            line = cursor.line
+            yield line, cursor.decode()
+            cursor.skip()
 
 
-def _holder(cursor: _Cursor) -> Iterator[tuple[int, Any]]:
+def _object(cursor: _Cursor) -> Iterator[tuple[int, Any]]:
     """An object of one key with all rows, row by row, so that each has its own line."""
     cursor.take("{")
     cursor.decode()
@@ -65,8 +58,6 @@ def _holder(cursor: _Cursor) -> Iterator[tuple[int, Any]]:
     cursor.take(":")
     yield from _array(cursor)
     cursor.take("}")
-    if cursor.peek():
-        raise cursor.error("text after the end of the object that holds the rows")
 
 
 def _holds_rows(value: Any) -> bool:
@@ -132,7 +123,9 @@ class _Cursor:
         self.skip()
 
     def first(self) -> Any:
-        """The first value; HOLDS_ROWS, and nothing taken, where it is an object that holds all rows."""
+        """The first value; HOLDS_ROWS, and nothing taken, where it is an array, or an object that holds all rows."""
+        if self.peek() == "[":
+            return HOLDS_ROWS
         try:
             value, end = self._value()
         except RowTooLong:

@@ -11,7 +11,6 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +29,8 @@ SMALL = 256 << 20
 """Bytes that any file may unpack to."""
 PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst"}
 """First bytes of packed files."""
+Faults = tuple[type[Exception], ...]
+"""What reading a damaged file raises."""
 
 
 class RowTooLong(DataError):
@@ -37,11 +38,16 @@ class RowTooLong(DataError):
 
 
 class Opened:
-    """One file: `path`, its kind of content `suffix` (what is inside a packed one), and its bytes."""
+    """One file: `path`, its kind of content `suffix` (what is inside a packed one), and its bytes.
 
-    def __init__(self, path: Path, stream: IO[bytes], suffix: str, packed: Packed | None) -> None:
+    `faults` are what reading a damaged one raises besides OSError; `most_bytes` is what it may unpack to.
+    """
+
+    def __init__(self, path: Path, stream: IO[bytes], suffix: str, *, packed: bool, faults: Faults = ()) -> None:
         self.path, self.stream, self.suffix, self.packed = path, stream, suffix, packed
+        self.faults: Faults = (OSError, *faults)
         self.taken = 0
+        self.most_bytes = max(SMALL, MOST_INFLATED * path.stat().st_size)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -52,23 +58,19 @@ class Opened:
         Raises:
             DataError: the file is cut off, damaged, or unpacks to far more than it should.
         """
-        faults: tuple[type[Exception], ...] = (OSError, *(self.packed.faults if self.packed else ()))
         try:
             piece = self.stream.read(size)
-        except faults as error:
+        except self.faults as error:
             raise DataError(f"{self}: cannot be unpacked after {self.taken} bytes: {error}; is it cut off?") from None
         self.taken += len(piece)
-        if self.packed and self.taken > max(SMALL, MOST_INFLATED * self.packed.size):
-            raise DataError(f"{self}: unpacks to more than {MOST_INFLATED} times its size; that is no file of rows")
+        if self.packed:
+            self.require_no_bomb(self.taken)
         return piece
 
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """How large a packed file is, and what reading a damaged one raises."""
-
-    size: int
-    faults: tuple[type[Exception], ...]
+    def require_no_bomb(self, unpacked_bytes: int) -> None:
+        """Refuse a file that unpacks to so much; raises DataError."""
+        if unpacked_bytes > self.most_bytes:
+            raise DataError(f"{self}: unpacks to more than {MOST_INFLATED} times its size; that is no file of rows")
 
 
 @contextmanager
@@ -87,16 +89,15 @@ def opened(path: Path) -> Iterator[Opened]:
             kind = next((kind for magic, kind in PACKED.items() if raw.peek(4)[: len(magic)] == magic), None)
             inner = path.with_suffix("") if path.suffix.lower() in PACKED.values() else path
             stream, faults = _unpacked(raw, kind)
-            packed = Packed(path.stat().st_size, faults) if kind else None
             with stream:
-                yield Opened(path, stream, inner.suffix.lower(), packed)
+                yield Opened(path, stream, inner.suffix.lower(), packed=kind is not None, faults=faults)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file (looked at {path.absolute()})") from None
     except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL character
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _unpacked(raw: IO[bytes], kind: str | None) -> tuple[Any, tuple[type[Exception], ...]]:
+def _unpacked(raw: IO[bytes], kind: str | None) -> tuple[Any, Faults]:
     if kind == ".gz":
         return gzip.GzipFile(fileobj=raw), (EOFError, zlib.error)
     if kind == ".bz2":
@@ -151,9 +152,7 @@ class Characters:
 
     def _use(self, encoding: str) -> None:
         try:
-            b"a".decode(
-                encoding, "ignore"
-            )  # unlike the line below, this refuses codecs that are no encodings of text, as rot13
+            b"a".decode(encoding, "ignore")  # which refuses codecs that are no encodings of text, as rot13
             self.decoder = codecs.getincrementaldecoder(encoding)()
         except LookupError:
             raise DataError(f"{self.file}: encoding {encoding!r} is not known; utf-8, gb18030 and cp1252 are") from None
@@ -161,20 +160,17 @@ class Characters:
 
     def _decode(self, piece: bytes) -> str:
         assert self.decoder is not None
-        before = self.decoder.getstate()
         try:
             return self.decoder.decode(piece, final=not piece)
-        except UnicodeDecodeError as error:
-            whole, cut = error.object, error.reason == "unexpected end of data"
-            if cut or self.named or self.encoding != "utf-8" or not self.plain:
-                raise self._undecodable(whole, error.start) from None
-        waiting = before[0] + piece
+        except UnicodeDecodeError as error:  # of the piece, behind what the one before it left
+            raw, start, cut = error.object, error.start, error.reason == "unexpected end of data"
+        if cut or self.named or self.encoding != "utf-8" or not self.plain:
+            raise self._undecodable(raw, start)
         try:
-            self._use(guess(waiting))
+            self._use(guess(raw))
         except Undecided as undecided:
-            raise self._undecodable(whole, error_at(whole), str(undecided)) from None
-        assert self.decoder is not None
-        return self.decoder.decode(waiting, final=not piece)
+            raise self._undecodable(raw, start, str(undecided)) from None
+        return self.decoder.decode(raw, final=not piece)
 
     def _undecodable(self, raw: bytes, start: int, hint: str = "") -> DataError:
         line = self.lines + raw.count(b"\n", 0, start)
@@ -183,12 +179,3 @@ class Characters:
         hint = hint or "convert it to UTF-8, or name its encoding: {path: ..., encoding: gb18030}"
         found = f"byte 0x{raw[start]:02x} at offset {offset}" if start < len(raw) else "cut off"
         return DataError(f"{self.file}:{line}: not {name} ({found}); {hint}")
-
-
-def error_at(raw: bytes) -> int:
-    """Where some bytes stop being UTF-8."""
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return error.start
-    return len(raw)

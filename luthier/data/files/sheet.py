@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.data.files.base import How
 from luthier.data.files.columnar import plain
-from luthier.data.files.opened import MOST_INFLATED, SMALL, Opened
+from luthier.data.files.opened import Opened
 from luthier.data.files.table import names_of
 from luthier.errors import DataError
 from luthier.supplies import library
@@ -37,29 +37,19 @@ class Sheet:
             raise DataError(f"{file}: the sheet is empty")
         names = names_of([str(cell) for cell in filled[0][1]], f"{file}:{filled[0][0]}")
         for number, row in filled[1:]:
+            cells = zip(names, row, strict=False)
             where = f"{file}:{number}"
-            yield (
-                number,
-                {
-                    name: None if cell == "" else plain(cell, f"{where}: {name}")
-                    for name, cell in zip(names, row, strict=False)
-                },
-            )
+            yield number, {name: None if cell == "" else plain(cell, f"{where}: {name}") for name, cell in cells}
 
 
 def _chosen(book: Any, file: Opened, how: How) -> str:
     there: list[str] = list(book.sheet_names)
-    if how.sheet is not None:
-        if how.sheet not in there:
-            raise DataError(f"{file}: no sheet {how.sheet!r}; there are {', '.join(there)}")
-        chosen = how.sheet
-    else:
-        filled = [name for name in there if book.get_sheet_by_name(name).height]
-        if len(filled) > 1:
-            raise DataError(
-                f"{file}: rows in several sheets ({', '.join(filled)}); name one: {{path: ..., sheet: ...}}"
-            )
-        chosen = filled[0] if filled else there[0]
+    filled = [name for name in there if book.get_sheet_by_name(name).height] if how.sheet is None else [how.sheet]
+    if len(filled) > 1:
+        raise DataError(f"{file}: rows in several sheets ({', '.join(filled)}); name one: {{path: ..., sheet: ...}}")
+    chosen = filled[0] if filled else there[0]
+    if chosen not in there:
+        raise DataError(f"{file}: no sheet {chosen!r}; there are {', '.join(there)}")
     how.note = f"sheet {chosen!r}"
     return chosen
 
@@ -70,5 +60,4 @@ def _no_bomb(file: Opened) -> None:
             large = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{file}: cannot be read: {error}; is it cut off?") from None
-    if large > max(SMALL, MOST_INFLATED * file.path.stat().st_size):
-        raise DataError(f"{file}: unpacks to more than {MOST_INFLATED} times its size; that is no file of rows")
+    file.require_no_bomb(large)

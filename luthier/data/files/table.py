@@ -51,13 +51,10 @@ class Table:
 
 def choices(records: Sequence[Sequence[str]]) -> list[str]:
     """Names of the columns where every record, the first too, is a question, three options or more and a letter."""
-    letters = string.ascii_uppercase[: len(records[0]) - 2]
-    told = (
-        len(records) > 1
-        and len(letters) > 2
-        and all(one[-1].strip() in [*letters] and len(one) == len(records[0]) for one in records)
-    )
-    return ["question", *letters, "answer"] if told else []
+    width = len(records[0])
+    letters = list(string.ascii_uppercase[: width - 2])
+    told = all(len(one) == width and one[-1].strip() in letters for one in records)
+    return ["question", *letters, "answer"] if told and len(records) > 1 and len(letters) > 2 else []
 
 
 def _records(source: Iterable[str], delimiter: str, name: str) -> Iterator[tuple[int, list[str]]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.conversation import Content, Message, Row, conversation, system_turns
-from luthier.data.formats.base import judged, wrong_layout
-from luthier.data.formats.listed import listed
+from luthier.data.formats.base import found_in, judged
+from luthier.data.strict import listed
 from luthier.errors import RowError
 
 
@@ -20,14 +20,11 @@ class Alpaca:
 
     def recognises(self, value: Any) -> bool:
         """Both keys are there."""
-        return _pair(value) and not judged(value)
+        return isinstance(value, dict) and not judged(value) and _names(value) is not None
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
-        value = row.value
-        if not _pair(value):
-            raise wrong_layout(row, self.evidence)
-        own = _names(value)
+        value, own = row.value, found_in(row, _names, self.evidence)
         texts = {key: "" if value.get(own[key]) is None else value[own[key]] for key in own}
         for key, text in texts.items():
             if not isinstance(text, str):
@@ -35,26 +32,23 @@ class Alpaca:
         question = "\n".join(part for part in (texts["instruction"], texts["input"]) if part)
         if not question.strip():
             raise RowError(row.origin, "empty-question", "instruction and input are both empty")
-        turns = system_turns(value, row.origin) + history(value.get("history"), row)
-        turns += [Message(role="user", content=question), Message(role="assistant", content=texts["output"])]
-        return conversation(turns, row.origin, value.get("tools"))
+        turns = [Message(role="user", content=question), Message(role="assistant", content=texts["output"])]
+        return conversation(earlier(row) + turns, row.origin, value.get("tools"))
 
 
-def _pair(value: Any) -> bool:
-    return isinstance(value, dict) and "instruction" in value and ("output" in value or "response" in value)
-
-
-def _names(value: dict[str, Any]) -> dict[str, str]:
-    """What this row calls the instruction, its input and the answer."""
+def _names(value: dict[str, Any]) -> dict[str, str] | None:
+    """What this row calls the instruction, its input and the answer; None where it has not both ends."""
     dolly = "output" not in value
+    if "instruction" not in value or (dolly and "response" not in value):
+        return None
     return {"instruction": "instruction", "input": "context" if dolly and "input" not in value else "input",
             "output": "response" if dolly else "output"}  # fmt: skip
 
 
-def history(pairs: Any, row: Row) -> list[Message]:
-    """Earlier question-answer pairs as messages, learnt like the last one; raises RowError."""
-    turns: list[Message] = []
-    pairs = listed(pairs)
+def earlier(row: Row) -> list[Message]:
+    """What the system says, and earlier question-answer pairs, learnt like the last one; raises RowError."""
+    turns = system_turns(row.value, row.origin)
+    pairs = listed(row.value.get("history"))
     wrong = RowError(row.origin, "bad-message", "history must be a list of [question, answer] pairs")
     if pairs is not None and not isinstance(pairs, list):
         raise wrong

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from luthier import plugins
 from luthier.data.conversation import Content, Row
-from luthier.data.formats.listed import listed
+from luthier.data.strict import listed
 from luthier.errors import AmbiguousFormat, DataError, RowError
 from luthier.supplies import shipped
 
+Found = TypeVar("Found")
 SAMPLE_ROWS = 200
 """Rows looked at to recognise a file."""
 
@@ -122,6 +123,14 @@ def unanswered(value: Mapping[str, Any]) -> bool:
     """Whether a row's messages end before the answer, and the right one stands beside them."""
     talk = listed(value.get("messages")) if value.get("solution") is not None else None
     return isinstance(talk, list) and bool(talk) and isinstance(talk[-1], dict) and talk[-1].get("role") != "assistant"
+
+
+def found_in(row: Row, find: Callable[[dict[str, Any]], Found | None], evidence: str) -> Found:
+    """What a format finds in a row of its layout; raises RowError where the row has another one."""
+    found = find(row.value) if isinstance(row.value, dict) else None
+    if found is None:
+        raise wrong_layout(row, evidence)
+    return found
 
 
 def wrong_layout(row: Row, evidence: str) -> RowError:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.data.conversation import Choices, Content, Message, Row, system_turns
-from luthier.data.formats.base import judged, wrong_layout
-from luthier.data.formats.listed import listed
+from luthier.data.formats.base import found_in, judged
+from luthier.data.strict import listed
 from luthier.errors import RowError
 
 QUESTIONS = ("question", "Question", "query", "stem")
@@ -35,10 +35,7 @@ class Choice:
 
     def read(self, row: Row) -> Content:
         """The question with its options; raises RowError."""
-        parts = _parts(row.value) if isinstance(row.value, dict) else None
-        if parts is None:
-            raise wrong_layout(row, self.evidence)
-        question, options, labels, key = parts
+        question, options, labels, key = found_in(row, _parts, self.evidence)
         said = row.value[key]
         right = _right(said, options, labels, 1 if key in FROM_ONE else 0)
         if right is None:

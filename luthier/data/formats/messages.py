@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from luthier.data.conversation import Content, Message, Row, conversation, message, system_turns
-from luthier.data.formats.base import judged, unanswered, wrong_layout
-from luthier.data.formats.listed import listed
+from luthier.data.formats.base import found_in, judged, unanswered
+from luthier.data.strict import listed
 
 KEYS = ("messages", "conversations", "conversation")
 
@@ -23,15 +23,12 @@ class Messages:
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
-        key = _key(row.value) if isinstance(row.value, dict) else None
-        if key is None:
-            raise wrong_layout(row, self.evidence)
+        key = found_in(row, _key, self.evidence)
         turns: list[Message] = []
         for position, given in enumerate(listed(row.value[key])):
             turn = message(given, row.origin, position)
-            if (
-                given["role"] == "tool_call" and turns and turns[-1].role == "assistant"
-            ):  # ms-swift's one turn, in parts
+            # ms-swift's one turn, in parts
+            if given["role"] == "tool_call" and turns and turns[-1].role == "assistant":
                 turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)
             else:
                 turns.append(turn)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.conversation import Content, Message, Row, conversation
-from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.formats.base import found_in, judged
 from luthier.data.language import LANGUAGES
 from luthier.errors import RowError
 
@@ -30,10 +30,7 @@ class Parallel:
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
-        pair = _pair(row.value) if isinstance(row.value, dict) else None
-        if pair is None:
-            raise wrong_layout(row, self.evidence)
-        (source, text), (target, translated) = pair
+        (source, text), (target, translated) = found_in(row, _pair, self.evidence)
         if not text.strip():
             raise RowError(row.origin, "empty-question", "there is nothing to translate")
         ask = ASK if source and target else ASK_PLAIN

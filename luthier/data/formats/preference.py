@@ -13,13 +13,12 @@ from luthier.data.conversation import (
     Row,
     conversation,
     message,
-    system_turns,
     unlearnt,
 )
-from luthier.data.formats.alpaca import history
-from luthier.data.formats.base import wrong_layout
-from luthier.data.formats.listed import listed
+from luthier.data.formats.alpaca import earlier
+from luthier.data.formats.base import found_in
 from luthier.data.formats.sharegpt import sharegpt_message
+from luthier.data.strict import listed
 from luthier.errors import RowError
 from luthier.supplies import shipped
 
@@ -43,10 +42,7 @@ class PreferencePair:
     def read(self, row: Row) -> Content:
         """The pair; raises RowError."""
         value, origin = row.value, row.origin
-        sides = _sides(value) if isinstance(value, dict) else None
-        if sides is None:
-            raise wrong_layout(row, self.evidence)
-        better, worse = (turns(side, "assistant", origin) for side in sides)
+        better, worse = (turns(side, "assistant", origin) for side in found_in(row, _sides, self.evidence))
         prompt = prompt_of(row)
         if asked_again(prompt, better) and asked_again(prompt, worse):  # both answers are whole conversations
             system = [turn for turn in prompt if turn.role == "system" and turn not in better]
@@ -85,8 +81,7 @@ def prompt_of(row: Row) -> list[Message]:
     asked = listed(value[key]) if key in LISTS else value[key] if key else ""
     if isinstance(value.get("input"), str) and value["input"] and isinstance(asked, str):
         asked = "\n".join(filter(None, (asked, value["input"])))  # Alpaca's second half of an instruction
-    before = system_turns(value, row.origin) + history(value.get("history"), row)
-    return before + (turns(asked, "user", row.origin) if asked else [])
+    return earlier(row) + (turns(asked, "user", row.origin) if asked else [])
 
 
 def turns(said: Any, role: str, origin: Origin) -> list[Message]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.data.conversation import Content, Message, Row, conversation, message, system_turns, unlearnt
-from luthier.data.formats.alpaca import history
-from luthier.data.formats.base import judged, wrong_layout
+from luthier.data.conversation import Content, Message, Row, conversation, message, unlearnt
+from luthier.data.formats.alpaca import earlier
+from luthier.data.formats.base import found_in, judged
 from luthier.data.formats.choice import Choice
 from luthier.errors import RowError
 from luthier.supplies import shipped
@@ -27,15 +27,13 @@ class PromptCompletion:
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
-        pair = _pair(row.value) if isinstance(row.value, dict) else None
-        if pair is None:
-            raise wrong_layout(row, self.evidence)
-        turns = system_turns(row.value, row.origin) + history(row.value.get("history"), row)
+        pair = found_in(row, _pair, self.evidence)
+        before = earlier(row)
         asked, answered = _side(row, pair[0], "user"), _side(row, pair[1], "assistant")
         if not any(turn.role == "assistant" for turn in answered):  # an assistant in the prompt is not the answer
             raise RowError(row.origin, "no-assistant", f"{pair[1]} holds no assistant message")
         context = [unlearnt(turn) for turn in asked]  # only the completion is learnt
-        return conversation([*turns, *context, *answered], row.origin, row.value.get("tools"))
+        return conversation([*before, *context, *answered], row.origin, row.value.get("tools"))
 
 
 def _pair(value: dict[str, Any]) -> list[str] | None:

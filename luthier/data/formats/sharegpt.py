@@ -15,8 +15,8 @@ from luthier.data.conversation import (
     weight,
     wrong_message,
 )
-from luthier.data.formats.base import judged, wrong_layout
-from luthier.data.formats.listed import listed
+from luthier.data.formats.base import found_in, judged
+from luthier.data.strict import listed
 from luthier.supplies import shipped
 
 KEYS = ("conversations", "conversation")
@@ -37,9 +37,7 @@ class ShareGPT:
 
     def read(self, row: Row) -> Content:
         """The conversation; raises RowError."""
-        turns = _turns(row.value) if isinstance(row.value, dict) else None
-        if turns is None:
-            raise wrong_layout(row, self.evidence)
+        turns = found_in(row, _turns, self.evidence)
         messages = [sharegpt_message(turn, row.origin, position) for position, turn in enumerate(turns)]
         return conversation(system_turns(row.value, row.origin) + messages, row.origin, row.value.get("tools"))
 

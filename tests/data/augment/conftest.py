@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.data.augment.run import Placed
-from luthier.data.conversation import Content, Conversation, Message, Origin
+from luthier.data.clean.base import Said, said
+from luthier.data.conversation import Content, Conversation, Message
 
 SENSES = """\
 assemble%2:36:00:: 2 1 90
@@ -55,6 +55,6 @@ def talk(*said: str, system: str = "") -> Conversation:
     return Conversation((*before, *turns))
 
 
-def placed(*contents: Content, file: str = "rows.jsonl") -> list[Placed]:
+def placed(*contents: Content, file: str = "rows.jsonl") -> list[Said]:
     """Rows with a line each."""
-    return [Placed(Origin(file, line), content) for line, content in enumerate(contents, 1)]
+    return [said(content, f"{file}:{line}") for line, content in enumerate(contents, 1)]

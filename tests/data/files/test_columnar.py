@@ -118,8 +118,8 @@ def test_damaged_sheets(tmp_path: Path) -> None:
 
 
 def test_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.data.files.sheet.SMALL", 1 << 20)
-    monkeypatch.setattr("luthier.data.files.sheet.MOST_INFLATED", 100)
+    monkeypatch.setattr("luthier.data.files.opened.SMALL", 1 << 20)
+    monkeypatch.setattr("luthier.data.files.opened.MOST_INFLATED", 100)
     with zipfile.ZipFile(tmp_path / "rows.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/worksheets/sheet1.xml", b" " * (8 << 20))
     with pytest.raises(DataError, match="unpacks to more than 100 times its size"):
