@@ -56,12 +56,9 @@ class _Waiting(BaseHTTPRequestHandler):
         say = Speaker(preferred(self.headers.get("Accept-Language", "")))
         body = PAGE.format(language=say.language, said=html.escape(say("app.starting"))).encode()
         self.send_response(200)
-        for name, value in {
-            "Content-Type": "text/html; charset=utf-8",
-            "Content-Length": str(len(body)),
-            "Cache-Control": "no-store",
-        }.items():
-            self.send_header(name, value)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
         self.end_headers()
         self.wfile.write(body)
 
