@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -54,8 +53,7 @@ def page(board: Board) -> gr.Blocks:
             for name, words in COMMANDS.items():
                 with gr.Tab(say(f"tab.{name}"), id=name) as tab:
                     command_tab(board, name, words, [tab.select])
-        talked = partial(talk_to, board)
-        talk.click(lambda way: (gr.Tabs(selected="chat"), *talked(way.run)), way, [tabs, model, *served])
+        talk.click(lambda way: (gr.Tabs(selected="chat"), *talk_to(board, way.run)), way, [tabs, model, *served])
     return demo
 
 
@@ -84,9 +82,8 @@ def application(folder: Path, root: Any, *, users: Sequence[tuple[str, str]] = (
         "theme": soft.set(**shipped("luthier.web", "text/theme.yaml")["page"]),
         "css": files("luthier.web").joinpath("text", "board.css").read_text(encoding="utf-8"),
     }
-    rules: Any = {"auth": list(users) or None, "max_file_size": MOST_BYTES, "footer_links": [], "show_error": True,
-                  "run_history": False}  # fmt: skip
+    rules: Any = {"auth": list(users) or None, "max_file_size": MOST_BYTES, "show_error": True}
     for language in LANGUAGES:
         shown = page(Board(folder.resolve(), root, Speaker(language)))
-        app = gr.mount_gradio_app(app, shown, f"/{language}", **rules, **looks)
+        app = gr.mount_gradio_app(app, shown, f"/{language}", footer_links=[], run_history=False, **rules, **looks)
     return app

@@ -35,7 +35,8 @@ def _field(one: Any, annotation: Any) -> Field:
     elif get_origin(plain) is Literal:
         kind = "choice"
     options = list(get_args(plain)) if kind == "choice" else []
-    return Field(str(one.name), kind, None, one.default, one.help or "", options=options, whole=plain is int)
+    more = {"options": options, "whole": plain is int, "needed": one.required}
+    return Field(str(one.name), kind, None, one.default, one.help or "", **more)
 
 
 def line(root: Any, words: str, values: Mapping[str, Any]) -> list[str]:

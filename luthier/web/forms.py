@@ -37,6 +37,7 @@ class Field:
     low: float | None = None
     high: float | None = None
     whole: bool = False
+    needed: bool = False
 
     def said(self, given: Any) -> Any:
         """What a component holds as a value of the config; None: nothing is said.

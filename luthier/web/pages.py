@@ -76,7 +76,8 @@ def component(board: Board, field: forms.Field) -> Any:
     plain = not isinstance(value, dict) and not any(isinstance(one, dict) for one in value or ())
     if known and plain:
         several = field.kind != "text"
-        held = [value] if several and isinstance(value, str) else value
+        newest = known[0] if field.needed and not several else None
+        held = newest if value is None else [value] if several and isinstance(value, str) else value
         return gr.Dropdown(known, value=held, multiselect=several, allow_custom_value=True, **common)
     if field.kind == "lines":
         return gr.Textbox("\n".join(map(str, field.value or [])), lines=2, placeholder=default, **common)

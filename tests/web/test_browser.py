@@ -281,13 +281,10 @@ def test_what_is_wrong_is_said(page: Any, board: Running) -> None:
     """A file that is none, a config that is none, a path that leads away."""
     (board.folder / "broken.json").write_text('{"a": [1, ', encoding="utf-8")
     tab(page, "Data")
-    page.locator("#field-source").first.wait_for(timeout=WAIT)
-    page.evaluate("document.querySelector('#field-source').dataset.before = 'yes'")
     page.set_input_files("#drop input[type=file]", str(board.folder / "broken.json"))
     says(page, "#dropped", "data/broken.json")
-    page.locator("#field-source:not([data-before])").first.wait_for(timeout=WAIT)  # the form is drawn anew
-    page.locator("#field-source input").first.fill("data/broken.json")
-    page.keyboard.press("Enter")
+    chosen = "document.querySelector('#field-source input')?.value == 'data/broken.json'"
+    page.wait_for_function(chosen, timeout=WAIT)  # the form is drawn anew, with the newest file
     page.locator("#run-data").click()
     says(page, "#data-output", "has failed")
     says(page, "#data-output", "error: data/broken.json")
