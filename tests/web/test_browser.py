@@ -285,6 +285,7 @@ def test_what_is_wrong_is_said(page: Any, board: Running) -> None:
     says(page, "#dropped", "data/broken.json")
     chosen = "document.querySelector('#field-source input')?.value == 'data/broken.json'"
     page.wait_for_function(chosen, timeout=WAIT)  # the form is drawn anew, with the newest file
+    page.wait_for_load_state("networkidle")  # perhaps twice: for the tab, and for the file
     page.locator("#run-data").click()
     says(page, "#data-output", "has failed")
     says(page, "#data-output", "error: data/broken.json")
