@@ -56,4 +56,5 @@ def test_what_there_is_not(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("dataset_path: json\n", encoding="utf-8")
     with pytest.raises(DataError, match="says no `task`"):
         asked(str(tiny), "--harness", str(tmp_path / "empty.yaml"))
-    assert CliRunner().invoke(app, ["evaluate", str(tiny)]).exit_code == 2
+    with pytest.raises(UserError, match=r"is no run.*--data FILE"):
+        asked(str(tiny))
