@@ -7,8 +7,7 @@ step of B already moves the weight as the gradient would (LoRA-GA's aim, arXiv:2
 taken away from the base, and step 0 is the base). A direction a costs in + out parameters and is worth what the first
 step of Adam takes off the loss by it: each entry of its column of B moves by the learning rate against the sign of its
 gradient G a, so that is the learning rate times the scale times |G a|_1. The most worth for the money is taken until
-the budget, that of a uniform rank, is spent. (Shares of each module's own gradient, as EVA shares out ranks by
-explained variance, arXiv:2410.07170, were worse than one rank for all: `benchmarks.ranks`.)
+the budget, that of a uniform rank, is spent.
 """
 
 from __future__ import annotations
