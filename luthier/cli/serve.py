@@ -33,7 +33,7 @@ def serve(
     """Serve a model and its adapters over HTTP: OpenAI-compatible, batched, on the loopback unless there are keys."""
     from luthier.cli.show import console, share_cores
     from luthier.server.guard import new_keys, read_keys
-    from luthier.system.address import loopback
+    from luthier.system.address import listening, loopback
 
     if keys is None and not loopback(host):
         raise UserError(f"--host {host}: reachable from other machines, so it needs keys: --keys FILE")
@@ -51,7 +51,7 @@ def serve(
         raise MissingExtra("luthier serve", str(error.name), "serve") from None
     if keys is not None and not keys.exists():
         console.print(f"key  {new_keys(keys)}  (shown once; {keys} holds its hash)", markup=False)
-    known = read_keys(keys) if keys else []
+    known, door = read_keys(keys) if keys else [], listening(host, port)
     from luthier.models.embed import Embedder
     from luthier.models.load import ModelLoader
     from luthier.rollout.rewards import RewardModel
@@ -63,7 +63,8 @@ def serve(
         models.load(name, Path(folder))
     rewards = {Path(path).name: RewardModel(type="model", path=path).open(loader) for path in reward or ()}
     models.others = {"encoder": {path: Embedder.load(path) for path in embedder or ()}, "reward model": rewards}
-    address = f"[{host}]" if ":" in host else host
-    console.print(f"serving {', '.join(models.names)} at http://{address}:{port}/v1", markup=False)
     app = create(models, Settings(known, adapters, per_key, longest))
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=60)
+    server = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=60)
+    address = f"[{host}]" if ":" in host else host
+    console.print(f"serving {', '.join(models.names)} at http://{address}:{door.getsockname()[1]}/v1", markup=False)
+    uvicorn.Server(server).run(sockets=[door])

@@ -21,13 +21,13 @@ def web(
     from pathlib import Path
 
     from luthier.errors import MissingExtra, UserError
-    from luthier.system.address import loopback
+    from luthier.system.address import listening, loopback
 
     if not loopback(host) and not user:
         raise UserError(f"--host {host}: other machines could use this one; name who may by --user NAME")
     password = (os.environ.get("LUTHIER_WEB_PASSWORD") or typer.prompt("password", hide_input=True)) if user else ""
     from luthier.cli.main import app
-    from luthier.web.early import import_gradio, listening, waiting
+    from luthier.web.early import import_gradio, waiting
 
     door, users = listening(host, port), [(user, password)] if user else []
     typer.echo(f"the board is at http://{host}:{door.getsockname()[1]} (Ctrl-C ends it; its jobs go on)")

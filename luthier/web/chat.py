@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
@@ -77,10 +76,7 @@ def _serve(board: Board, model: str | None) -> str:
     """A server on a free port; it ends with its job."""
     if not model:
         raise gr.Error(board.say("chat.first"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    return board.start(["serve", model, "--port", port], f"serve-{model}")
+    return board.start(["serve", model, "--port", "0"], f"serve-{model}")
 
 
 def _told(board: Board, name: str) -> tuple[str, Any]:

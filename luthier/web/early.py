@@ -11,21 +11,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from unittest.mock import patch
 
-from luthier.errors import UserError
 from luthier.web.texts import Speaker, preferred
 
 PAGE = (
     '<!doctype html><html lang="{language}"><meta charset="utf-8"><meta http-equiv="refresh" content="1">'
     '<title>Luthier</title><body style="font: 1.2rem system-ui, sans-serif; margin: 3rem"><h1>Luthier</h1><p>{said}'
 )
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that takes visits from now on; raises UserError where the address is not free."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise UserError(f"http://{host}:{port} cannot be used ({error.strerror}); try another --port") from None
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""Whose an address is."""
+"""Whose an address is, and one that is taken."""
 
 from __future__ import annotations
 
 import pytest
 
-from luthier.system.address import in_the_open, loopback
+from luthier.errors import UserError
+from luthier.system.address import in_the_open, listening, loopback
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,8 @@ def test_what_only_this_machine_reaches(host: str, own: bool) -> None:
 )
 def test_what_can_be_read_on_its_way(url: str, read: bool) -> None:
     assert in_the_open(url) is read
+
+
+def test_an_address_that_is_taken() -> None:
+    with listening("127.0.0.1", 0) as door, pytest.raises(UserError, match=r"cannot be used .*another --port"):
+        listening("127.0.0.1", door.getsockname()[1])

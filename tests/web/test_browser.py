@@ -31,8 +31,8 @@ pytestmark = [
 PICTURES = os.environ.get("LUTHIER_PICTURES")
 """A folder for pictures of every tab."""
 ROWS = "question,answer\n" + "".join(f"What is number {n}?,It is number {n} of forty.\n" for n in range(40))
-WAIT = 90_000
-"""Milliseconds for what takes seconds on an idle machine."""
+WAIT = 300_000
+"""Milliseconds for what takes seconds on an idle machine, and minutes on one that reads its libraries anew."""
 
 
 class Running:
@@ -59,7 +59,7 @@ class Running:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
             except OSError:
-                assert self.process.poll() is None and time.monotonic() - started < 120, "the board does not start"
+                assert self.process.poll() is None and time.monotonic() - started < 300, "the board does not start"
                 time.sleep(0.1)
 
     def kill(self) -> None:

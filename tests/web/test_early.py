@@ -9,8 +9,8 @@ import urllib.request
 
 import pytest
 
-from luthier.errors import UserError
-from luthier.web.early import listening, waiting
+from luthier.system.address import listening
+from luthier.web.early import waiting
 from luthier.web.texts import Speaker
 
 
@@ -27,11 +27,6 @@ def test_who_comes_early_is_answered(language: str) -> None:
     there.close()
     visitor.close()
     door.close()
-
-
-def test_an_address_that_is_taken() -> None:
-    with listening("127.0.0.1", 0) as door, pytest.raises(UserError, match=r"cannot be used .*another --port"):
-        listening("127.0.0.1", door.getsockname()[1])
 
 
 def test_gradio_writes_no_stubs_and_asks_nobody() -> None:
