@@ -206,6 +206,8 @@ class EvaluateConfig(Settings):
     """Answers to each question; metrics are the mean over them."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """How freely answers are drawn; 0 takes the likeliest, which with several samples are all the same."""
+    watch: Annotated[int, Field(ge=0)] = 0
+    """Held-out rows whose answers are written down as they improve, in `watched.jsonl`, at every evaluation."""
 
 
 class OutputConfig(Section):

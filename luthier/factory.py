@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -29,7 +31,9 @@ from luthier.distributed.single import SingleStrategy
 from luthier.distributed.strategy import Strategy, StrategySettings, pick_device
 from luthier.errors import CheckFailed, LuthierError, StorageError
 from luthier.evaluate.evaluator import Evaluator, EvaluatorLike
+from luthier.evaluate.question import question
 from luthier.export.certificate import of_run
+from luthier.inference.hf import HfEngine
 from luthier.models.faster import plain
 from luthier.models.find import pinned
 from luthier.models.inputs import inputs_of, on_disk
@@ -53,8 +57,9 @@ from luthier.train.observers.lineage import Lineage
 from luthier.train.observers.log import Log
 from luthier.train.observers.processes import Processes
 from luthier.train.observers.save import Save
+from luthier.train.observers.watched import Watched
 from luthier.train.optim.base import OptimizerSettings
-from luthier.train.optim.wrapped import settle
+from luthier.train.optim.wrapped import evaluation_weights, settle
 from luthier.train.state import State
 from luthier.train.step import Job
 
@@ -168,7 +173,7 @@ class Factory:
             held.callback(checkpoints.wait)
             strategy.barrier()
             job = _resume(job, checkpoints, stages)
-            job = _observe(job, config, checkpoints, trackers, observers)
+            job = _observe(job, config, ready, checkpoints, trackers, observers)
             stages.stage(f"training {_counts(job)}")
             state = self.trainer.train(job)
             stages.stage("measuring and saving the tuned model")
@@ -308,16 +313,27 @@ def _trackers(config: RunConfig) -> list[Tracker]:
 
 
 def _observe(
-    job: Job, config: RunConfig, checkpoints: Checkpoints, trackers: Sequence[Tracker], observers: Sequence[Observer]
+    job: Job,
+    config: RunConfig,
+    ready: Ready,
+    checkpoints: Checkpoints,
+    trackers: Sequence[Tracker],
+    observers: Sequence[Observer],
 ) -> Job:
     """The job with its observers: those that all ranks take part in everywhere, the rest on the first."""
     save = Save(checkpoints, job.trained, every=in_steps(config.train.save_every, job.loader))
     everywhere: tuple[Observer, ...] = (save,)
     if config.output.per_process:
         everywhere = (Processes(checkpoints.folder, job.trained.strategy), save)
-    first = job.trained.strategy.rank == 0
-    shown = (Log(trackers), Lineage(checkpoints.folder), *everywhere, *observers) if first else everywhere
-    return replace(job, observers=shown)
+    if job.trained.strategy.rank > 0:
+        return replace(job, observers=everywhere)
+    questions = ((one.prompt, one.reference) for row in ready.data.held_out if (one := question(row.content)))
+    asked = list(islice(questions, config.evaluate.watch))
+    if asked and not job.trained.strategy.cut:
+        engine, usual = HfEngine(job.trained.model, ready.renderer), partial(evaluation_weights, job.trained.optimizer)
+        longest = config.evaluate.max_new_tokens
+        everywhere = (Watched(checkpoints.folder, engine, asked, usual, longest=longest), *everywhere)
+    return replace(job, observers=(Log(trackers), Lineage(checkpoints.folder), *everywhere, *observers))
 
 
 def _counts(job: Job) -> str:

@@ -85,19 +85,19 @@ def _ask() -> str | None:
 
 def _tools(file: Path) -> tuple[Any, ...]:
     """The tools of a file; raises UserError."""
-    from luthier.data.conversation import Message, Origin, conversation
+    from luthier.data.conversation import Origin, tools_of
 
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--tools {file}: {error}") from None
-    return tuple(conversation([Message(role="assistant", content="-", weight=0)], Origin(str(file), 1), text).tools)
+    return tools_of(text, Origin(str(file), 1))
 
 
 def _answer(engine: Engine, sampling: Sampling, tools: tuple[Any, ...], messages: list[Message]) -> str:
     """Print an answer as it comes, and the tools that it calls."""
     from luthier.data.conversation import Conversation
-    from luthier.server.answers import calls_in
+    from luthier.inference.calls import calls_in
 
     pieces: list[str] = []
     for piece in engine.stream(Conversation(tuple(messages), tools), sampling):

@@ -80,7 +80,7 @@ def compare(
         write(folder, models, found)
         from luthier.cli.show import console
 
-        console.print(f"report  {folder / 'report.html'}", markup=False)
+        console.print(f"report  {folder / 'report.html'}, {folder / 'report.md'}", markup=False)
 
 
 def _table(section: Section) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from luthier.drive import jobs
 from luthier.errors import LuthierError, OutputError
+from luthier.system.variables import KEY
 
 
 def deploy(
@@ -31,8 +32,8 @@ def deploy(
     """Start a server for a model, see that it answers, and say how it is asked."""
     from luthier.cli.show import console
 
-    place = Path(output)
-    key = f"lk-{secrets.token_urlsafe(32)}"
+    place, given = Path(output), os.environ.get(KEY, "").strip()
+    key = given or f"lk-{secrets.token_urlsafe(32)}"
     if to == "docker":
         from luthier.cli.export import export
 
@@ -52,10 +53,13 @@ def deploy(
         name = "model"
         console.print(f"start it (cd {output} && docker compose up --build -d), or see kubernetes.yaml", markup=False)
     asked = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]})
-    console.print(f"key      {key}  (shown once; {place / 'keys'} holds its hash)", markup=False)
+    said, header = (
+        (f"that of {KEY}", f'"Authorization: Bearer ${KEY}"') if given else (key, f"'Authorization: Bearer {key}'")
+    )
+    once = "" if given else "shown once; "
+    console.print(f"key      {said}  ({once}{place / 'keys'} holds its hash)", markup=False)
     console.print(
-        f"ask it   curl {url}/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
-        f"-d '{asked}'",
+        f"ask it   curl {url}/chat/completions -H {header} -H 'Content-Type: application/json' -d '{asked}'",
         markup=False,
     )
 

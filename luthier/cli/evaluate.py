@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from luthier.evaluate.measure import Measured
 
 ALL_METRICS = "exact_match,token_f1,chrf,json,tool_calls"
+WORST = 5
+"""Rows that are shown, of those that a model finds least likely."""
 Data = Annotated[
     list[str] | None,
     typer.Option(
@@ -75,6 +77,7 @@ def evaluate(
         show.console.print(f"[bold]{measured.file}[/]")
         show.metrics({"rows": float(rows), **measured.metrics})
         _slices(measured)
+        _worst(measured)
     if output:
         show.console.print(f"rows  {output}", markup=False)
 
@@ -144,6 +147,17 @@ def measure_with_bar(
         for row in result.dropped:
             show.console.print(f"  left out {row}", markup=False)
     return results
+
+
+def _worst(measured: Measured) -> None:
+    """The rows that the model finds least likely."""
+    from luthier.cli import show
+
+    found = [(record.scores["loss"], record) for record in measured.records if "loss" in record.counts]
+    worst = sorted(found, key=lambda one: -one[0])[:WORST] if len(found) > WORST else []
+    if worst:
+        rows = [(record.where, record.question[:60], show.number(loss)) for loss, record in worst]
+        show.table("rows that it finds least likely", ("row", "asked", "loss"), rows)
 
 
 def _slices(measured: Measured) -> None:

@@ -115,6 +115,7 @@ def show(
         show.console.print(f"made of it: {one.uri}  [dim]{one.made}[/]")
     if svg:
         write_text(Path(svg), drawn(source, below))
+        show.console.print(f"drawn: {svg}", markup=False)
 
 
 @app.command()

@@ -190,7 +190,7 @@ def conversation(turns: Sequence[Message], origin: Origin, tools: Any = None) ->
             raise RowError(origin, "empty-answer", f"message {position} (assistant) says nothing")
         if said and position and said == turns[position - 1].content.strip():
             raise RowError(origin, "identical-pair", f"message {position} (assistant) repeats what it answers")
-    return Conversation(tuple(turns), _tools(tools, origin))
+    return Conversation(tuple(turns), tools_of(tools, origin))
 
 
 def unlearnt(turn: Message) -> Message:
@@ -308,7 +308,8 @@ def _text_of(content: Any, wrong: Wrong) -> str:
     return "".join(str(text) for text in texts)
 
 
-def _tools(tools: Any, origin: Origin) -> tuple[Mapping[str, Any], ...]:
+def tools_of(tools: Any, origin: Origin) -> tuple[Mapping[str, Any], ...]:
+    """Tools as templates take them, from a list of functions or the JSON of one; raises RowError."""
     if tools in (None, "", []):
         return ()
     tools = _spelled(tools, lambda detail: RowError(origin, "bad-tools", detail), "tools is not valid JSON")

@@ -6,6 +6,7 @@ A data set's columns are all that its trainer reads of a row, so they are named 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from luthier.config import read_tree
 from luthier.errors import ConfigError, DataError
 from luthier.plugins import suggestion
 from luthier.supplies import shipped
+from luthier.system.variables import BOARD
 
 FILE = "dataset_info.json"
 WORDS: dict[str, Any] = shipped("luthier.data", "dataset_info.yaml")
@@ -85,6 +87,8 @@ class DataSets:
         if there is None and not entry.get("file_name"):
             raise DataError(f"{where}: has no file_name")
         place = Path(there) if there else self.file.parent / str(entry["file_name"])
+        if (board := os.environ.get(BOARD)) and not place.resolve().is_relative_to(board):
+            raise DataError(f"{where}: {place} leads out of {board}, the folder of the board")
         if not place.exists():
             raise DataError(f"{where}: {place}: no such file (looked at {place.absolute()})")
         return {"path": str(place)}

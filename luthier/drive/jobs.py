@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, Literal
 from luthier.errors import Interrupted, UserError
 from luthier.system.files import locked, write_text
 from luthier.system.home import home
+from luthier.system.variables import BOARD
 
 Status = Literal["waiting", "running", "finished", "failed", "stopped", "lost"]
 LOOK_SECONDS = 0.3
@@ -30,6 +31,8 @@ LOOK_SECONDS = 0.3
 BEGINS_SECONDS = 30.0
 """After which a process that was started must have taken its lock."""
 LIVE: tuple[Status, ...] = ("waiting", "running")
+TERMINAL = {"FORCE_COLOR": "1", "TTY_INTERACTIVE": "0", "COLUMNS": "120"}
+"""What a command writes for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,20 @@ class Job:
             return (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
         return ""
 
+    def tail(self, most: int) -> str:
+        """The end of what it has said, of so many bytes."""
+        with suppress(OSError), (self.folder / "log.txt").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+            return file.read().decode(errors="replace")
+        return ""
+
     @property
     def status(self) -> Status:
         """What has become of it; lost: its process was killed, and nothing was written down."""
         ended = self._read("exit.txt")
         if ended:
             code = int(ended)
-            return "finished" if code == 0 else "stopped" if code in (Interrupted.exit_status, -15, -9) else "failed"
+            return "finished" if code == 0 else "stopped" if code in (Interrupted.exit_status, -15) else "failed"
         if not _held(self.folder / "alive"):
             return "lost"
         return "running" if (self.folder / "started").exists() else "waiting"
@@ -111,8 +121,18 @@ def job(name: str) -> Job:
     return found
 
 
-def submit(arguments: Sequence[str], *, about: str, folder: Path | None = None, queued: bool = True) -> Job:
-    """Run `luthier ARGUMENTS` in a folder, when the queued jobs before it have ended; returns at once."""
+def submit(
+    arguments: Sequence[str],
+    *,
+    about: str,
+    folder: Path | None = None,
+    queued: bool = True,
+    secret: Mapping[str, str] | None = None,
+) -> Job:
+    """Run `luthier ARGUMENTS` in a board's folder, when the queued jobs before it have ended; returns at once.
+
+    `secret` holds environment variables; they are not written down.
+    """
     place = home() / "jobs"
     place.mkdir(parents=True, exist_ok=True)
     with locked(place / "numbers"):
@@ -128,7 +148,7 @@ def submit(arguments: Sequence[str], *, about: str, folder: Path | None = None, 
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"FORCE_COLOR": "1", "TTY_INTERACTIVE": "0", "COLUMNS": "120"},
+            env=os.environ | TERMINAL | ({BOARD: str(folder)} if folder else {}) | dict(secret or {}),
             start_new_session=True,  # it outlives whoever asked, and Ctrl-C does not reach it
         )
     return Job(made)

@@ -123,8 +123,8 @@ class PythonFile(Metric):
 @cache
 def _function(path: str, name: str) -> Callable[..., Any]:
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"evaluate.metrics: {path}: no such file (looked at {file.absolute()})")
+    if file.suffix != ".py" or not file.is_file():
+        raise UserError(f"evaluate.metrics: {path}: no such .py file (looked at {file.absolute()})")
     function = runpy.run_path(str(file)).get(name)
     if not callable(function):
         raise UserError(f"evaluate.metrics: {path} has no function {name!r}; write {path}:NAME for another name")

@@ -16,6 +16,7 @@ import httpx2 as httpx
 
 from luthier.data.conversation import Conversation
 from luthier.errors import ModelError, UserError
+from luthier.inference.calls import spelled
 from luthier.inference.engine import Sampling, seeds_for
 from luthier.system.address import in_the_open
 
@@ -67,12 +68,19 @@ class EndpointEngine:
     def stream(self, prompt: Conversation, sampling: Sampling) -> Iterator[str]:
         """One answer, in pieces as the server sends them; raises as `generate`."""
         response = self._sent(self._request(prompt, sampling, sampling.seed) | {"stream": True})
+        calls = dict[int, dict[str, str]]()
         try:
             for line in response.iter_lines():
                 data = line.removeprefix("data:").strip()
                 if line.startswith("data:") and data != "[DONE]":
                     for choice in self._read(data).get("choices") or ():
-                        yield (choice.get("delta") or {}).get("content") or ""
+                        delta = choice.get("delta") or {}
+                        yield delta.get("content") or ""
+                        for piece in delta.get("tool_calls") or ():
+                            call = calls.setdefault(piece.get("index", 0), {"name": "", "arguments": ""})
+                            for key in call:
+                                call[key] += (piece.get("function") or {}).get(key) or ""
+            yield spelled([*calls.values()])
         except httpx.TransportError as error:
             raise ModelError(f"{self.url}: broke off its answer: {self._plain(error)}") from None
         finally:
@@ -81,7 +89,8 @@ class EndpointEngine:
     def _answer(self, prompt: Conversation, sampling: Sampling, seed: int | None) -> str:
         told = self._read(self._sent(self._request(prompt, sampling, seed)).text)
         try:
-            return told["choices"][0]["message"]["content"] or ""
+            said = told["choices"][0]["message"]
+            return (said.get("content") or "") + spelled([call["function"] for call in said.get("tool_calls") or ()])
         except (LookupError, TypeError):
             raise ModelError(f"{self.url}: its answer has no choices[0].message: {self._plain(told)}") from None
 

@@ -92,8 +92,8 @@ class PythonFile(Reward):
     def open(self, models: ModelLoaderLike) -> Score:
         """Run the file once."""
         file = Path(self.path).expanduser()
-        if not file.is_file():
-            raise UserError(f"objective.rewards: {self.path}: no such file (looked at {file.absolute()})")
+        if file.suffix != ".py" or not file.is_file():
+            raise UserError(f"objective.rewards: {self.path}: no such .py file (looked at {file.absolute()})")
         function = runpy.run_path(str(file)).get(self.function)
         if not callable(function):
             raise UserError(f"objective.rewards: {self.path} has no function {self.function!r}")

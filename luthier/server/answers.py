@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
-import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.strict import read_json
+from luthier.inference.calls import calls_in
 
 if TYPE_CHECKING:
     from luthier.inference.batching import Answer
-
-CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
-
-
-def calls_in(text: str, tools: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
-    """An answer's text and its calls of these tools: between tags (Hermes, Qwen), or JSON and nothing else."""
-    tagged = CALL.findall(text)
-    calls = []
-    for said in tagged or [text]:
-        try:
-            value = read_json(said.strip())
-        except ValueError:
-            return text, []
-        for call in value if isinstance(value, list) else [value]:
-            if not isinstance(call, dict) or call.get("name") not in tools:
-                return text, []
-            arguments = call.get("arguments", call.get("parameters")) or {}
-            function = {"name": call["name"], "arguments": json.dumps(arguments, ensure_ascii=False)}
-            calls.append({"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function})
-    return (CALL.sub("", text).strip() if tagged else ""), calls
 
 
 class TextShape:

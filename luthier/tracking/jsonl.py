@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+from array import array
+from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 from luthier.plugins import Part
 from luthier.system.files import refused_writes_of, write_text
 
-FILE = "metrics.jsonl"
+FILE, WATCHED = "metrics.jsonl", "watched.jsonl"
+"""A run's numbers, and what it says to held-out rows while it learns."""
+RECENT = 50
+"""Steps whose speed is that of a run."""
 
 
 class Jsonl(Part):
@@ -49,6 +57,50 @@ class JsonlTracker:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+class Follower:
+    """The numbers of a metrics file that grows: what is new in it is read, and nothing twice.
+
+    `recent` has the last steps whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, Lock()
+        self._begin(0)
+
+    def look(self) -> dict[str, tuple[array[float], array[float]]]:
+        """Read on, and give the steps and values of each key up to now.
+
+        A file that was written anew, as when a run goes on from a checkpoint, is read from its beginning.
+        """
+        with self._lock:
+            with suppress(FileNotFoundError), self.path.open("rb") as file:
+                known = os.fstat(file.fileno())
+                if known.st_ino != self._inode or known.st_size < self._read:
+                    self._begin(known.st_ino)
+                file.seek(self._read)
+                for line in file:
+                    if not line.endswith(b"\n"):  # cut off while it was written
+                        break
+                    self._read += len(line)
+                    with suppress(ValueError):
+                        self._take(json.loads(line))
+            return {key: (steps[:], values[:]) for key, (steps, values) in self._columns.items()}
+
+    def _begin(self, inode: int) -> None:
+        self._inode, self._read = inode, 0
+        self._columns: dict[str, tuple[array[float], array[float]]] = {}
+        self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+
+    def _take(self, row: dict[str, Any]) -> None:
+        for key, value in row.items():
+            if isinstance(value, int | float):
+                steps, values = self._columns.setdefault(key, (array("d"), array("d")))
+                steps.append(row["step"])
+                values.append(value)
+        if "seconds" in row:
+            self.recent.append(row)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

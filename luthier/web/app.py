@@ -9,23 +9,28 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
 
 from luthier.supplies import shipped
+from luthier.web.board import Board
 from luthier.web.chat import chat_tab, talk_to
 from luthier.web.first import first_tab
-from luthier.web.guard import MOST_BYTES
-from luthier.web.pages import Board, command_tab, data_tab, runs_tab, train_tab
+from luthier.web.guard import MOST_BYTES, foreign
+from luthier.web.pages import command_tab, data_tab
+from luthier.web.runs import runs_tab
 from luthier.web.texts import LANGUAGES, Speaker, preferred
+from luthier.web.train import train_tab
 
 COMMANDS = {
     "evaluate": ("evaluate", "compare"),
-    "models": ("models list", "models fetch", "models merge", "models register", "models show", "models diff",
-               "models promote", "models rollback", "reproduce"),
+    "models": ("models list", "models fetch", "models merge", "models register", "models show", "models export-card",
+               "models diff", "models promote", "models rollback", "reproduce"),
     "ship": ("export", "verify", "deploy", "generate"),
-    "tools": ("doctor", "plan", "config explain", "plugins", "migrate"),
+    "tools": ("doctor", "check", "plan", "config explain", "plugins", "migrate"),
 }  # fmt: skip
 """Tabs that are commands, and nothing else."""
+HOUR = 3600
+"""Seconds that an upload is kept for; what is taken of it is copied at once."""
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; base-uri 'self'"
 
 
@@ -33,7 +38,7 @@ def page(board: Board) -> gr.Blocks:
     """The board in one language."""
     say = board.say
     demo: gr.Blocks
-    with gr.Blocks(title="Luthier", analytics_enabled=False, fill_width=False) as demo:
+    with gr.Blocks(title="Luthier", analytics_enabled=False, fill_width=False, delete_cache=(HOUR, HOUR)) as demo:
         others = " · ".join(
             f"<b>{name}</b>" if code == say.language else f'<a href="/{code}/" lang="{code}">{name}</a>'
             for code, name in LANGUAGES.items()
@@ -41,7 +46,7 @@ def page(board: Board) -> gr.Blocks:
         gr.HTML(f"<h1>Luthier</h1><p>{say('app.about')} — {others}</p>", elem_id="head")
         with gr.Tabs() as tabs:
             with gr.Tab(say("tab.first"), id="first") as tab:
-                talk, way = first_tab(board, [demo.load, tab.select])
+                talk, way = first_tab(board, demo.load, tab.select)
             with gr.Tab(say("tab.data"), id="data") as tab:
                 data_tab(board, [demo.load, tab.select])
             with gr.Tab(say("tab.train"), id="train") as tab:
@@ -49,11 +54,16 @@ def page(board: Board) -> gr.Blocks:
             with gr.Tab(say("tab.runs"), id="runs") as tab:
                 runs_tab(board, tabs, tab)
             with gr.Tab(say("tab.chat"), id="chat") as tab:
-                model, *served = chat_tab(board, [tab.select])
+                talking = chat_tab(board, demo.load, tab.select)
             for name, words in COMMANDS.items():
                 with gr.Tab(say(f"tab.{name}"), id=name) as tab:
                     command_tab(board, name, words, [tab.select])
-        talk.click(lambda way: (gr.Tabs(selected="chat"), *talk_to(board, way.run)), way, [tabs, model, *served])
+        job = talking[1]
+        talk.click(
+            lambda way, job: (gr.Tabs(selected="chat"), *talk_to(board, way["run"], [], job)),
+            [way, job],
+            [tabs, *talking],
+        )
     return demo
 
 
@@ -71,7 +81,8 @@ def application(folder: Path, root: Any, *, users: Sequence[tuple[str, str]] = (
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Any) -> Any:
-        answer = await call_next(request)
+        refused = foreign(request.headers, known=bool(users))
+        answer = PlainTextResponse("asked by another site", 403) if refused else await call_next(request)
         answer.headers["Content-Security-Policy"] = POLICY
         answer.headers["X-Content-Type-Options"] = "nosniff"
         answer.headers["Referrer-Policy"] = "no-referrer"

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from unittest.mock import patch
 
@@ -22,7 +22,8 @@ PAGE = (
 @contextmanager
 def waiting(door: socket.socket) -> Iterator[None]:
     """Answer every visit with the page; the socket stays open for whoever is to answer next."""
-    server = HTTPServer(door.getsockname()[:2], _Waiting, bind_and_activate=False)
+    # a thread for each visit: browsers open connections on which they say nothing
+    server = ThreadingHTTPServer(door.getsockname()[:2], _Waiting, bind_and_activate=False)
     server.socket.close()
     server.socket = door
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -90,9 +90,11 @@ def _fields(path: str, node: Schema, value: Any) -> Iterator[Field]:
     node = _resolved(node)
     kinds = _kinds(node)
     if kinds is not None:
-        chosen = value["type"] if isinstance(value, dict) and "type" in value else value or node.get("default")
-        name = chosen["type"] if isinstance(chosen, dict) else str(chosen)
-        said = None if value is None else name
+        usual = node.get("default")
+        usual = usual["type"] if isinstance(usual, dict) else usual
+        said = value.get("type") if isinstance(value, dict) else value
+        name = said if isinstance(said, str) and said in kinds else str(usual)
+        said = None if said is None else name
         yield Field(f"{path}.type", "choice", said, node.get("default"), node.get("description", ""), options=[*kinds])
         node = kinds.get(name, {})
     for key, inner in node.get("properties", {}).items():
@@ -216,18 +218,20 @@ def problems(text: str) -> list[str]:
 
 def paths(text: str) -> list[str]:
     """What a config names that may be files: every text in it."""
-
-    def texts(value: Any) -> Iterator[str]:
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict | list):
-            for inner in value.values() if isinstance(value, dict) else value:
-                yield from texts(inner)
-
     return list(texts(values(text)))
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts(inner)
 
 
 def with_rows(text: str, files: Sequence[str]) -> str:
     """The text on the newest file of rows, where it names none."""
-    named = (values(text).get("data") or {}).get("train")
+    data = values(text).get("data")
+    named = data.get("train") if isinstance(data, dict) else data
     return changed(text, "data.train", list(files[:1])) if files and not named else text

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 import shutil
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import count
+from pathlib import Path, PurePath
+from urllib.parse import urlsplit
 
-from luthier.errors import UserError
+from luthier.config import value_of
+from luthier.errors import ConfigError, UserError
+from luthier.system.address import loopback
+from luthier.web.forms import texts
 
 MOST_BYTES = 2 * 2**30
 """Of a file that is dropped."""
@@ -17,27 +24,53 @@ KINDS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".md", ".parquet", ".arrow",
 
 REGISTERED = re.compile(r"models:/\w[\w.-]*[/@]\w[\w.-]*")
 """Names of the registry, which keeps its folders to itself."""
+ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?(/[\w./-]*)?(#.*)?")
 
 
-def inside(folder: Path, said: Iterable[str]) -> None:
-    """Refuse words that lead out of a folder, also behind an equals sign or a colon.
+def inside(folder: Path, said: Iterable[str], *, code: bool = False) -> None:
+    """Refuse words that lead out of a folder, also within a setting, and files of code where none is run.
 
     Raises:
         UserError: names the word.
     """
     home = folder.resolve()
     for word in said:
-        if REGISTERED.fullmatch(word):
-            continue
-        for part in (word, *re.split(r"[=:,]", word)):
-            named = part.strip()
-            place = Path(named).expanduser() if named.startswith("~") else home / named
+        for named in () if REGISTERED.fullmatch(word) else _names(word):
             try:
+                place = Path(named).expanduser() if named.startswith("~") else home / named
                 away = bool(named) and not place.resolve().is_relative_to(home)
-            except (OSError, ValueError):
+            except (OSError, ValueError, RuntimeError):
                 away = True
             if away:
                 raise UserError(f"{word!r} leads out of {home}, the folder of this board; use a path within it")
+            if named.lower().endswith(".py") and not code:
+                raise UserError(f"{word!r}: the board writes no code; choose another ending")
+
+
+def _names(word: str) -> Iterator[str]:
+    """What a word may name: itself, what stands behind an equals sign or a colon, each text of a setting."""
+    yield word
+    if not ENDPOINT.fullmatch(word):
+        yield from re.split(r"[=:,]", word)
+        with suppress(ConfigError):
+            yield from texts(value_of(word.partition("=")[2], source=word))
+
+
+def foreign(headers: Mapping[str, str], *, known: bool) -> bool:
+    """Whether another site asks in the name of a visitor's browser, or by a name that it gave to this machine.
+
+    Where visitors are known by a password, the board may have any name: their browsers keep it to that name.
+    """
+    host = headers.get("host", "")
+    named = urlsplit(f"//{host}").hostname or ""
+    return not (known or loopback(named)) or urlsplit(headers.get("origin", f"//{host}")).netloc != host
+
+
+def numbered(path: str) -> Iterator[str]:
+    """A path, and further ones: `a.csv`, `a-2.csv`, `a-3.csv`."""
+    plain = PurePath(path)
+    yield path
+    yield from (str(plain.with_name(f"{plain.stem}-{number}{plain.suffix}")) for number in count(2))
 
 
 def kept(folder: Path, file: Path) -> str:
@@ -53,8 +86,7 @@ def kept(folder: Path, file: Path) -> str:
     place = folder / "data"
     place.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w.-]+", "_", file.name).lstrip(".-") or "rows"
-    target, number = place / name, 2
-    while target.exists() and target.read_bytes() != file.read_bytes():
-        target, number = place / f"{Path(name).stem}-{number}{Path(name).suffix}", number + 1
+    names = map(Path, numbered(str(place / name)))
+    target = next(one for one in names if not one.exists() or filecmp.cmp(one, file, shallow=False))
     shutil.copyfile(file, target)
     return str(target.relative_to(folder))

@@ -55,6 +55,15 @@ def test_it_says_address_key_and_a_line_to_ask(tiny: Path, tmp_path: Path) -> No
     ended(server)
 
 
+def test_a_key_that_is_given_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_KEY", "lk-own")
+    monkeypatch.setattr("luthier.cli.deploy._answering", lambda *_: "m")
+    monkeypatch.setattr(jobs, "submit", lambda *_, **__: jobs.Job(tmp_path / "000001-serve-m"))
+    said = deployed("m", tmp_path / "out", 8000)
+    assert "lk-own" not in said and '-H "Authorization: Bearer $LUTHIER_KEY"' in said and "shown once" not in said
+    assert (tmp_path / "out" / "keys").read_text() == f"first {hashlib.sha256(b'lk-own').hexdigest()}\n"
+
+
 @pytest.mark.slow
 def test_a_server_that_ends_is_named(tmp_path: Path) -> None:
     with pytest.raises(LuthierError, match=r"did not come up within 120 seconds: .*; luthier jobs log \d+-serve-x has"):

@@ -58,6 +58,18 @@ def test_every_kind_of_set(info: Path, name: str) -> None:
         ]  # fmt: skip
 
 
+def test_what_a_board_starts_reads_its_folder_alone(
+    info: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry may name any file of the machine."""
+    monkeypatch.setenv("LUTHIER_BOARD", str(tmp_path))
+    assert len(contents([SourceConfig(path=str(info), name="plain")])) == 3
+    (tmp_path / "own").mkdir()
+    monkeypatch.setenv("LUTHIER_BOARD", str(tmp_path / "own"))
+    with pytest.raises(DataError, match=r"leads out of .*own, the folder of the board"):
+        contents([SourceConfig(path=str(info), name="plain")])
+
+
 def test_an_answer_that_is_a_list_stays_text(tmp_path: Path) -> None:
     """Only what holds turns is taken apart."""
     path = tmp_path / "rows.json"

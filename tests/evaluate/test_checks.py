@@ -93,8 +93,10 @@ def test_a_function_of_ones_own(tmp_path: Path) -> None:
         PythonFile(path=str(file)).statistics(["a"], asked)
     with pytest.raises(UserError, match="has no function 'gone'"):
         PythonFile(path=str(file), function="gone").statistics(["a"], asked)
-    with pytest.raises(UserError, match="no such file"):
-        PythonFile(path=str(tmp_path / "no.py")).statistics(["a"], asked)
+    (tmp_path / "text.txt").write_text(file.read_text())
+    for name in ("no.py", "text.txt"):
+        with pytest.raises(UserError, match=r"no such \.py file"):
+            PythonFile(path=str(tmp_path / name)).statistics(["a"], asked)
 
 
 HUMANEVAL = {

@@ -50,6 +50,21 @@ def test_answers_come_with_the_number_of_their_prompt(endpoint: Endpoint) -> Non
     assert 1 < endpoint.most_at_once <= 3
 
 
+def test_calls_of_tools_are_heard(endpoint: Endpoint) -> None:
+    """Whole, and in the pieces in which services stream them."""
+    call = {"function": {"name": "f", "arguments": '{"x": 1}'}}
+    endpoint.replies = [(200, {"choices": [{"message": {"content": None, "tool_calls": [call]}}]}, {})]
+    (_, said), *_ = engine(endpoint).generate([ask("a")], GREEDY)
+    pieces = [{"function": {"name": "f", "arguments": '{"x"'}}, {"index": 0, "function": {"arguments": ": 1}"}}]
+    chunks: list[Any] = [{"choices": [{"delta": {"tool_calls": [piece]}}]} for piece in pieces]
+    stream = "".join(
+        f"data: {json.dumps(chunk)}\n\n" for chunk in [{"choices": [{"delta": {"content": "I"}}]}, *chunks]
+    )
+    endpoint.replies = [(200, stream + "data: [DONE]\n\n", {})]
+    assert said == '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+    assert "".join(engine(endpoint).stream(ask("a"), GREEDY)) == "I" + said
+
+
 def test_what_is_sent(endpoint: Endpoint) -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
     tool = {"type": "function", "function": {"name": "f"}}

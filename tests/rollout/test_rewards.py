@@ -71,7 +71,7 @@ def test_several_rewards_and_a_file_of_the_user(online: Make, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (None, "no such file"),
+        (None, r"no such \.py file"),
         ("x = 1\n", "has no function 'reward'"),
         ("def reward(**_):\n    return 'good'\n", "reward returned 'good', not a number"),
     ],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
+from array import array
 from pathlib import Path
 
 import pytest
 
 from luthier.errors import StorageError
-from luthier.tracking.jsonl import FILE, Jsonl, read_metrics
+from luthier.tracking.jsonl import FILE, Follower, Jsonl, read_metrics
 
 
 def steps(path: Path) -> list[int]:
@@ -63,3 +65,33 @@ def test_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / FILE).symlink_to("/dev/full")
     with pytest.raises(StorageError, match="the disk is full"):
         Jsonl().open(tmp_path).log(1, {"loss": 1.0})
+
+
+def test_a_reader_follows(file: Path) -> None:
+    """What is new is read, half a line is waited for, and a file that was written anew is read anew."""
+    follower, tracker = Follower(file), Jsonl().open(file.parent)
+    assert follower.look()["held_out_loss"] == (array("d", [2]), array("d", [2.0]))
+    with file.open("a", encoding="utf-8") as more:
+        more.write('{"step": 4, "loss": 0.25, "seconds": 2.0, "note": "x"}\n{"step": 5, "lo')
+    assert [*follower.look()["loss"][1]] == [1.0, 0.5, 1 / 3, 0.25] and "note" not in follower.look()
+    assert [row["step"] for row in follower.recent] == [4]
+    tracker.rewind(2)
+    assert [*follower.look()["loss"][0]] == [1, 2] and not follower.recent
+    file.unlink()
+    assert Follower(file).look() == {}
+
+
+def test_a_long_run_is_followed_in_no_time(tmp_path: Path) -> None:
+    """A step of 100,000 costs what it costs, not what the steps before it cost."""
+    row = {"loss": 1.0, "learning_rate": 1e-4, "grad_norm": 0.5, "seconds": 1.0}
+    (tmp_path / FILE).write_text("".join(f"{json.dumps({'step': step} | row)}\n" for step in range(100_000)))
+    follower, tracker = Follower(tmp_path / FILE), Jsonl().open(tmp_path)
+    first = look(follower)
+    tracker.log(100_000, row)
+    assert look(follower) < first / 5 and follower.look()["loss"][0][-1] == 100_000
+
+
+def look(follower: Follower) -> float:
+    began = time.process_time()
+    follower.look()
+    return time.process_time() - began

@@ -3,190 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from luthier.drive import jobs
-from luthier.web.texts import LANGUAGES, Speaker
 from tests.conftest import build_model, build_tokenizer
+from tests.web.browser import (
+    ROWS,
+    SLOW,
+    WAIT,
+    Running,
+    board,
+    browser,
+    command,
+    config,
+    nothing_goes_on,
+    page,
+    picture,
+    playwright,
+    says,
+    tab,
+    until,
+    visit,
+)
 
-playwright = pytest.importorskip("playwright.sync_api")
-pytest.importorskip("gradio")
-COMMANDS = pytest.importorskip("luthier.web.app").COMMANDS
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)"),
-]
-PICTURES = os.environ.get("LUTHIER_PICTURES")
-"""A folder for pictures of every tab."""
-ROWS = "question,answer\n" + "".join(f"What is number {n}?,It is number {n} of forty.\n" for n in range(40))
-WAIT = 300_000
-"""Milliseconds for what takes seconds on an idle machine, and minutes on one that reads its libraries anew."""
-
-
-class Running:
-    """A board in a process of its own, on a folder of its own."""
-
-    def __init__(self, folder: Path, home: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.environment = {**os.environ, "LUTHIER_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        line = [sys.executable, "-m", "luthier", "web", str(self.folder), "--port", str(self.port)]
-        self.process = subprocess.Popen(line, env=self.environment, cwd=self.folder, stdout=subprocess.DEVNULL)
-        started = time.monotonic()
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                assert self.process.poll() is None and time.monotonic() - started < 300, "the board does not start"
-                time.sleep(0.1)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder, home = tmp_path_factory.mktemp("board"), tmp_path_factory.mktemp("home")
-    tokenizer = build_tokenizer()
-    build_model(len(tokenizer)).save_pretrained(folder / "tiny")
-    tokenizer.save_pretrained(folder / "tiny")
-    (folder / "data").mkdir()
-    for place in ("rows.csv", "data/rows.csv"):
-        (folder / place).write_text(ROWS, encoding="utf-8")
-    a_job_of_before(folder, home)
-    running = Running(folder, home)
-    yield running
-    running.kill()
-
-
-def a_job_of_before(folder: Path, home: Path) -> None:
-    """A training that has failed, with colours in its output and metrics to draw."""
-    text = "model: tiny\ndata: {train: [data/rows.csv]}\noutput: runs/before\n"
-    metrics = [{"step": step, "loss": 3 / step, "held_out_loss": 4 / step, "grad_norm": 1.0} for step in range(1, 9)]
-    colours = "".join(f"\x1b[{code}mcolour {code}\x1b[0m\n" for code in (0, 1, 2, *range(31, 38), *range(91, 98)))
-    job = home / "jobs" / "000001-train-before"
-    for place, said in {
-        folder / "configs" / "before.yaml": text,
-        folder / "runs" / "before" / "metrics.jsonl": "".join(f"{json.dumps(row)}\n" for row in metrics),
-        job / "log.txt": colours,
-        job / "exit.txt": "1\n",
-        job / "job.json": json.dumps(
-            {"arguments": ["train", "configs/before.yaml"], "cwd": str(folder), "queued": True}
-        ),
-    }.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(said, encoding="utf-8")
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_on(board: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainings wait for each other: what a test leaves running would hold up the next one."""
-    monkeypatch.setenv("LUTHIER_HOME", board.environment["LUTHIER_HOME"])
-    yield
-    for one in jobs.jobs():
-        one.stop()
-    until(lambda: not any(one.status in jobs.LIVE for one in jobs.jobs()))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(board: Running, browser: Any) -> Iterator[Any]:
-    """A fresh visit; nothing may be asked of anyone but the board."""
-    context = browser.new_context(viewport={"width": 1200, "height": 1000}, locale="en-US")
-    opened = context.new_page()
-    away, gone = list[str](), list[str]()
-
-    def answered(answer: Any) -> None:
-        if answer.status > 399 and "queue/join" not in answer.url:  # a click on a form that is just drawn anew
-            gone.append(f"{answer.status} {answer.url}")
-
-    opened.on("response", answered)
-    opened.on("request", lambda request: away.append(request.url) if not _own(request.url, board.url) else None)
-    visit(opened, board)
-    yield opened
-    context.close()
-    assert away == [] and gone == []
-
-
-def _own(url: str, own: str) -> bool:
-    return url.startswith((own, "data:", "blob:"))
-
-
-def visit(page: Any, board: Running, path: str = "/") -> None:
-    page.goto(board.url + path, timeout=WAIT)
-    page.wait_for_selector("#first-drop", timeout=WAIT)
-
-
-def tab(page: Any, name: str) -> None:
-    """Opens a tab; on a narrow page most of them are behind a button."""
-    there = page.get_by_role("tab", name=name, exact=True)
-    if there.count() == 0:
-        page.get_by_role("button", name="More tabs").click()
-        there = page.locator(".overflow-dropdown").get_by_role("button", name=name, exact=True)
-    there.click()
-
-
-def config(page: Any, board: Running, run: str, steps: int) -> None:
-    """Writes a config into the page, as text."""
-    tab(page, "Train")
-    says(page, "#field-data-train", "data/rows.csv")
-    text = (
-        f"model: tiny\ndata: {{train: [data/rows.csv], held_out: 0.2, max_length: 200}}\noutput: runs/{run}\n"
-        f"train: {{max_steps: {steps}, epochs: 1000, batch_size: 4, save_every: 2 steps, evaluate_every: null}}\n"
-    )
-    editor = page.locator("#yaml .cm-content")
-    editor.click()
-    page.keyboard.press("Control+a")
-    page.keyboard.insert_text(text)
-    page.locator("#head").click()
-    page.wait_for_function("document.querySelector('#problems').innerText.includes('This can be run')", timeout=WAIT)
-
-
-def says(page: Any, place: str, words: str, patience: float = WAIT) -> None:
-    found = f"document.querySelector('{place}') && document.querySelector('{place}').innerText.includes('{words}')"
-    page.wait_for_function(found, timeout=patience)
-
-
-def picture(page: Any, name: str) -> None:
-    if PICTURES:
-        page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True)
-
-
-def until(said: Callable[[], bool]) -> None:
-    started = time.monotonic()
-    while not said():
-        assert time.monotonic() - started < 90
-        time.sleep(0.1)
+pytestmark = SLOW
+__all__ = ["board", "browser", "nothing_goes_on", "page"]
 
 
 def test_from_a_file_to_a_tuned_model(page: Any, board: Running) -> None:
@@ -206,6 +49,19 @@ def test_from_a_file_to_a_tuned_model(page: Any, board: Running) -> None:
     tab(page, "Runs")
     page.wait_for_selector("#run-output svg.curve polyline", timeout=WAIT)
     picture(page, "runs")
+    page.locator("#resume").click()  # done again, in a folder of its own
+    says(page, "#run-output", "train-first-2: finished")
+    again = board.folder / "runs" / "first-2" / "adapter_model.safetensors"
+    assert again.read_bytes() == (board.folder / "runs" / "first" / "adapter_model.safetensors").read_bytes()
+    visit(page, board)
+    tab(page, "Runs")
+    for run in ("runs/first", "runs/first-2"):
+        page.locator("#several").get_by_text(run, exact=True).click()
+    page.wait_for_selector("#compared polyline.line-1", timeout=WAIT)
+    command(page, "evaluate", "Measure one model", model="runs/first")
+    says(page, "#evaluate-output", "loss")
+    tab(page, "Train")
+    says(page, "#yaml", "output: runs/first")  # what was written there is there after the page was loaded anew
 
 
 def test_five_clicks(page: Any, board: Running) -> None:
@@ -308,6 +164,37 @@ def test_what_is_wrong_is_said(page: Any, board: Running) -> None:
     page.get_by_text("leads out of").first.wait_for(timeout=WAIT)
 
 
+def test_a_config_that_does_not_fit(page: Any, board: Running) -> None:
+    (board.folder / "configs" / "big.yaml").write_text(
+        "model: tiny\ndata: {train: [rows.csv], held_out: 0.1, max_length: 200}\noutput: runs/big\n", encoding="utf-8"
+    )
+    command(page, "tools", "Ask whether a config fits into so much memory", config="configs/big.yaml", memory="50MB")
+    says(page, "#tools-output", "does not fit")
+    says(page, "#tools-output", "finished")
+
+
+HOSTILE = "<img src=x onerror='window.harmed=1'><script>window.harmed=1</script>"
+
+
+def test_rows_are_looked_at_counted_and_cleaned(page: Any, board: Running) -> None:
+    """Trained tokens in green, histograms, what was dropped and why; a script in rows is only text."""
+    twice = f"What is {HOSTILE}?,It is an answer that is said twice.\n"
+    (board.folder / "odd.csv").write_text(ROWS + twice * 2, encoding="utf-8")
+    tab(page, "Data")
+    page.set_input_files("#drop input[type=file]", str(board.folder / "odd.csv"))
+    says(page, "#dropped", "data/odd.csv")
+    command(page, "data", "Show rows as the model sees them", model="tiny", rows="41")
+    says(page, "#data-output", "<script>")
+    command(page, "data", "Count", model="tiny")
+    page.locator("#data-output img.written").wait_for(timeout=WAIT)
+    picture(page, "counted")
+    command(page, "data", "Clean")
+    says(page, "#data-output", "odd.csv, cleaned")
+    picture(page, "cleaned")
+    assert page.evaluate("window.harmed") is None
+    (board.folder / "data" / "odd.csv").unlink()
+
+
 def test_what_is_liked_is_kept(page: Any, board: Running) -> None:
     """A tuned model and its base answer side by side; a thumb up keeps both as a row to train on."""
     peft = pytest.importorskip("peft")
@@ -322,7 +209,7 @@ def test_what_is_liked_is_kept(page: Any, board: Running) -> None:
     page.keyboard.press("Enter")
     page.locator("#chat-load").click()
     says(page, "#chat-told", "Ready: liked, base")
-    page.locator("#chat-say textarea").fill("What is number 3?")
+    page.locator("#chat-say textarea").fill(HOSTILE)
     page.keyboard.press("Enter")
     thumb = page.locator("#tuned").get_by_role("button", name="Like", exact=True)
     thumb.wait_for(timeout=WAIT)
@@ -331,48 +218,7 @@ def test_what_is_liked_is_kept(page: Any, board: Running) -> None:
     file = board.folder / "data" / "liked.jsonl"
     until(file.exists)
     row = json.loads(file.read_text(encoding="utf-8"))
-    assert row["prompt"] == [{"role": "user", "content": "What is number 3?"}]
+    assert row["prompt"] == [{"role": "user", "content": HOSTILE}] and page.evaluate("window.harmed") is None
     assert len(row["chosen"][0]["content"]) > 100, "cut off"
     assert row["chosen"][0]["content"] != row["rejected"][0]["content"]
     picture(page, "chat")
-
-
-SEEN = {"first": "#first-chat", "data": "#run-data", "train": "#field-output-dir", "runs": "#run-output svg.curve",
-        "chat": "#chat-say", **{name: f"#run-{name}" for name in COMMANDS}}  # fmt: skip
-"""Every tab, and what is there when it is drawn."""
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
-def test_every_tab_is_accessible(page: Any, board: Running, language: str, theme: str, width: int) -> None:
-    """No serious finding of axe-core, in both languages and themes, at the width of a desk and of a phone."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    page.set_viewport_size({"width": width, "height": 900})
-    visit(page, board, f"/{language}/?__theme={theme}")
-    for key, seen in SEEN.items():
-        tab(page, Speaker(language)(f"tab.{key}"))
-        if key == "runs":
-            page.locator("#job input").click()
-            page.get_by_role("option", name="train-before").click()
-        page.locator(seen).first.wait_for(timeout=WAIT)
-        page.wait_for_timeout(500)  # what is drawn anew fades in
-        picture(page, f"{language}-{theme}-{width}-{key}")
-        findings = {
-            (found["id"], node["html"][:200])
-            for found in axe.run(page).response["violations"]
-            if found["impact"] in ("serious", "critical")
-            for node in found["nodes"]
-        }
-        assert findings == set(), key
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), key
-
-
-def test_the_language_of_the_browser(board: Running, browser: Any) -> None:
-    context = browser.new_context(locale="zh-CN")
-    opened = context.new_page()
-    visit(opened, board)
-    assert opened.url.rstrip("/").endswith("/zh")
-    opened.get_by_role("link", name="English").click()
-    opened.get_by_text("drop a file").first.wait_for(timeout=WAIT)
-    context.close()

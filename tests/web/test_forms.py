@@ -130,6 +130,22 @@ def test_no_text_breaks_it(text: str, path: str) -> None:
     forms.problems(text)
 
 
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.sampled_from(["lora", "type", "m"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "path", "rank", "x"]), inner),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.dictionaries(st.sampled_from(["model", "data", "adapter", "objective", "train", "output"]), TREES))
+def test_no_config_breaks_the_form(tree: dict[str, Any]) -> None:
+    """Half a config is what a form is drawn from while it is typed."""
+    text = forms.spelled(tree)
+    assert {field.path for field in every(text)} >= {"model.path", "adapter.type", "train.epochs"}
+    forms.with_rows(text, ["a.csv"])
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.text(min_size=1))
 def test_any_text_can_be_a_value(text: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
+from pathlib import Path
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.web import shown
+from luthier.web.texts import Speaker
 
 
 def test_colours_stay_and_text_is_only_text() -> None:
@@ -30,32 +33,57 @@ def test_long_outputs_are_cut() -> None:
 
 
 def test_a_spike_is_not_lost() -> None:
-    points = [(float(step), 1.0) for step in range(100_000)]
-    points[54_321] = (54_321.0, 9.0)
+    points = np.column_stack([np.arange(100_000.0), np.ones(100_000)])
+    points[54_321, 1] = 9.0
     few = shown.thinned(points)
-    assert len(few) <= shown.POINTS and (54_321.0, 9.0) in few and few == sorted(few)
-    assert shown.thinned(points[:10]) == points[:10]
+    assert len(few) <= shown.POINTS and [54_321.0, 9.0] in few.tolist() and (np.diff(few[:, 0]) >= 0).all()
+    assert shown.thinned(points[:10]) is not few and (shown.thinned(points[:10]) == points[:10]).all()
 
 
 def test_a_picture_says_what_it_shows() -> None:
-    picture = shown.curve("Loss <of> a run", {"loss": [(1, 2.0), (2, 1.0), (3, math.nan)], "none": []})
+    picture = shown.curve("Loss <of> a run", {"loss": ([1, 2, 3], [2.0, 1.0, math.nan]), "none": ([], [])})
     assert 'aria-label="Loss &lt;of&gt; a run"' in picture and picture.count("<polyline") == 1
     assert "nan" not in picture and ">2<" in picture and shown.curve("x", {}) == ""
 
 
 def test_how_far_a_run_is() -> None:
-    """The total is that of the config; a note has no speed; the last steps say how long it lasts."""
-    rows = [{"step": step, "epoch": step / 10, "seconds": 9.0, "tokens": 90} for step in range(1, 21)]
-    rows += [{"step": step, "epoch": step / 10, "seconds": 2.0, "tokens": 3000} for step in range(21, 81)]
-    found = shown.pace([*rows, {"step": 81, "note": "slow"}], 20.0, None)
+    """The total is that of the config; the last steps say how long it lasts."""
+    rows = [{"step": step, "epoch": step / 10, "seconds": 2.0, "tokens": 3000} for step in range(21, 81)]
+    found = shown.pace(rows[-50:], 20.0, None)
     assert found == {"step": 80, "total": 200, "speed": "1,500", "left": timedelta(minutes=4)}
-    assert (shown.pace(rows, 20.0, 100) or {})["total"] == 100
+    assert (shown.pace(rows[-50:], 20.0, 100) or {})["total"] == 100
     assert (shown.pace([{**rows[-1], "epoch": 0.0}], 1.0, 100) or {})["total"] == 100
     assert shown.pace([], 1.0, 5) is None
     assert 'value="80" max="200" aria-label="&lt;b&gt;"' in shown.bar(80, 200, "<b>")
 
 
 def test_curves_of_what_there_is() -> None:
-    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "held_out_loss": 1.5}]
-    page = shown.curves(rows, {"Loss": ("loss", "held_out_loss"), "Rate": ("learning_rate",)})
+    columns = {"step": ([1, 2], [1, 2]), "loss": ([1, 2], [2.0, 1.0]), "held_out_loss": ([2], [1.5])}
+    page = shown.curves(columns, {"Loss": ("loss", "held_out_loss"), "Rate": ("learning_rate",)})
     assert page.count("<figure>") == 1 and page.count("<polyline") == 2
+
+
+def test_what_an_output_names_is_shown(tmp_path: Path) -> None:
+    """Pictures and reports of the folder, once each; nothing of elsewhere, and no markup of theirs."""
+    home = tmp_path / "home"
+    (home / "data").mkdir(parents=True)
+    (home / "data" / "a.svg").write_text("<svg onload='alert(1)'/>", encoding="utf-8")
+    (home / "report.md").write_text("# Cleaned\n\n<script>alert(1)</script> **3** rows\n", encoding="utf-8")
+    (tmp_path / "away.png").write_bytes(b"x")
+    (home / "link.png").symlink_to(tmp_path / "away.png")
+    said = (
+        f"drawn: \x1b[1mdata/a.svg\x1b[0m, data/a.svg; ../away.png {tmp_path}/away.png link.png none.png report.md says"
+    )
+    page = shown.written(home, said)
+    assert page.count("<img") == 1 and "data:image/svg+xml;base64," in page and "onload" not in page
+    assert "Cleaned" in page and "<script" not in page and "**3**" not in page
+
+
+def test_answers_as_they_improve() -> None:
+    """The first and the last ones, and what the row says; all of it text."""
+    rows = [
+        {"step": step, "question": "<b>?", "reference": "right", "answer": f"<i>{step}"} for step in range(0, 100, 10)
+    ]
+    page = shown.answers(rows, Speaker("en"))
+    assert page.count("<figure>") == 1 and "&lt;b&gt;?" in page and "<i>" not in page and "right" in page
+    assert [int(step) for step in re.findall(r"Step (\d+)", page)] == [0, 50, 60, 70, 80, 90]
