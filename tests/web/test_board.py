@@ -14,7 +14,7 @@ import gradio as gr
 from luthier.drive import jobs
 from luthier.system.variables import BOARD, KEY
 from luthier.web import board as rooms
-from luthier.web import train
+from luthier.web import runs, train
 from luthier.web.board import Board
 from luthier.web.texts import Speaker
 
@@ -105,7 +105,8 @@ def test_what_sets_runs_apart(board: Board) -> None:
     for name, rate in (("a", 1e-3), ("b", 2e-3)):
         folder = board.folder / "runs" / name
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps({"config": {"train": {"learning_rate": rate, "epochs": 1}}}))
+        record = {"finished": True, "data": "", "config": {"train": {"learning_rate": rate, "epochs": 1}}}
+        (folder / "run.json").write_text(json.dumps(record))
         (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
     page = runs._compared(board, ["runs/a", "runs/b"])
     assert page.count("<polyline") == 2 and "runs/b: train.learning_rate: 0.001 -&gt; 0.002" in page
