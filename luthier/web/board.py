@@ -78,7 +78,9 @@ class Board:
 def suggestions(board: Board, key: str) -> list[str]:
     """What a key may well be: a file of rows, or a model, that is there."""
     if key in ROWS:
-        found = [one for one in (board.folder / "data").rglob("*") if one.is_file() and one.suffix in KINDS]
+        every = [one for one in (board.folder / "data").rglob("*") if one.is_file() and one.suffix in KINDS]
+        # of what cleaning and augmenting write, only the rows are to learn from
+        found = [one for one in every if one.name == "rows.jsonl" or not (one.parent / "ledger.jsonl").exists()]
         return [str(one.relative_to(board.folder)) for one in sorted(found, key=lambda one: -one.stat().st_mtime)]
     if key in MODELS:
         fetched = [name for name, entry in entries().items() if entry.parameters and entry.fetched]

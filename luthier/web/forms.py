@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from luthier.config import RunConfig, bare_key, parse_config, tree_of, value_of
-from luthier.errors import ConfigError
+from luthier.errors import ConfigError, Problem
 
 Kind = Literal["flag", "choice", "number", "text", "lines", "value"]
 """`lines`: several texts; `value`: anything else, as a piece of YAML."""
@@ -43,12 +43,16 @@ class Field:
         """What a component holds as a value of the config; None: nothing is said.
 
         Raises:
-            ConfigError: a piece of YAML that is none.
+            ConfigError: a piece of YAML, or a number, that is none.
         """
         if given is None or given == "":
             return None
         if self.kind == "number":
-            return int(given) if self.whole else float(given)
+            try:
+                return int(given) if self.whole else float(given)
+            except ValueError:
+                kind = "whole number" if self.whole else "number"
+                raise ConfigError([Problem(self.path, f"expected a {kind}, got {given!r}")]) from None
         if self.kind == "lines":
             return [line.strip() for line in given.splitlines() if line.strip()] if isinstance(given, str) else given
         if self.kind == "value":

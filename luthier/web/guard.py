@@ -19,7 +19,7 @@ from luthier.web.forms import texts
 MOST_BYTES = 2 * 2**30
 """Of a file that is dropped."""
 KINDS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".md", ".parquet", ".arrow", ".xlsx", ".yaml", ".po", ".gz", ".zst",
-         ".bz2", ".png")  # fmt: skip
+         ".bz2")  # fmt: skip
 """Endings of files that are taken: what the data room reads."""
 
 REGISTERED = re.compile(r"models:/\w[\w.-]*[/@]\w[\w.-]*")

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from luthier.errors import LuthierError
 from luthier.system.variables import KEY
 from luthier.web import commands, forms
 from luthier.web.board import LOOK_SECONDS, Board, looked, suggestions
@@ -39,7 +40,7 @@ def component(board: Board, field: forms.Field) -> Any:
         return gr.Checkbox(bool(value), **common)
     if field.kind == "choice":
         return gr.Dropdown(field.options, value=value, **common)
-    if field.kind == "number":
+    if field.kind == "number" and field.default is not None:  # else an empty one would say 0
         return gr.Number(value, minimum=field.low, maximum=field.high, **common)
     plain = isinstance(value, str | None) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
     if known and plain:
@@ -77,7 +78,10 @@ def command_tab(board: Board, about: str, words: Sequence[str], anew: Sequence[A
         made = in_rows(board, fields)
 
         def line(*values: Any) -> list[str]:
-            said = {field.path: field.said(value) for field, value in zip(fields, values, strict=True)}
+            try:
+                said = {field.path: field.said(value) for field, value in zip(fields, values, strict=True)}
+            except LuthierError as error:
+                raise gr.Error(str(error)) from error
             return commands.line(board.root, word, said)
 
         def spoken(*values: Any) -> str:

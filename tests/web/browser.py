@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,16 +172,23 @@ def config(page: Any, board: Running, run: str, steps: int) -> None:
 
 
 def command(page: Any, name: str, label: str, **said: str) -> None:
-    """Runs a command of a tab with what its fields are told."""
+    """Runs a command of a tab with what its fields are told; again where a click hit a form that was drawn anew."""
     tab(page, Speaker("en")(f"tab.{name}"))
-    page.get_by_text(label, exact=True).locator("visible=true").click()
-    for key, value in said.items():
-        field = page.locator(f"#field-{key} :is(input, textarea)").locator("visible=true").last
-        field.wait_for(timeout=WAIT)
-        field.fill(value)
-        page.keyboard.press("Enter")
-    page.wait_for_timeout(1000)  # a form that is just drawn anew takes no click
-    page.locator(f"#run-{name}").locator("visible=true").click()
+    job = f"document.querySelector('#{name}-output p.status')?.innerText.split(':')[0]"
+    before = page.evaluate(job)
+    for patience in (WAIT / 20, WAIT / 10, WAIT):
+        page.get_by_text(label, exact=True).locator("visible=true").click()
+        for key, value in said.items():
+            field = page.locator(f"#field-{key} :is(input, textarea)").locator("visible=true").last
+            field.wait_for(timeout=WAIT)
+            field.fill(value)
+            page.keyboard.press("Enter")
+        page.wait_for_timeout(1000)
+        page.locator(f"#run-{name}").locator("visible=true").click()
+        with suppress(playwright.TimeoutError):
+            page.wait_for_function(f"{job} != {json.dumps(before)}", timeout=patience)
+            return
+    raise AssertionError(f"{label} was not started")
 
 
 def says(page: Any, place: str, words: str, patience: float = WAIT) -> None:

@@ -91,3 +91,5 @@ def test_every_command_has_a_form(tmp_path: Path, language: str) -> None:
     for words in (word for tab in web.COMMANDS.values() for word in tab):
         found: list[Any] = [component(board, field) for field in fields(board.root, words)]
         assert all(one.label and (one.info or words) for one in found), words
+        # an empty field for a number would say 0
+        assert all(one.value is not None for one in found if isinstance(one, gr.Number)), words

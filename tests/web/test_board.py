@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -98,6 +99,18 @@ def test_runs_at_any_depth(board: Board) -> None:
         (board.folder / name / "run.json").write_text("{}", encoding="utf-8")
     assert board.runs() == ["first", "runs/a/third", "runs/second"]
     assert rooms.suggestions(board, "model")[:3] == board.runs()
+
+
+def test_rows_are_suggested_and_no_reports(board: Board) -> None:
+    """The newest first; of a cleaned folder its rows alone."""
+    for number, name in enumerate(
+        ("a.csv", "clean/rows.jsonl", "clean/ledger.jsonl", "clean/report.md", "counted.png")
+    ):
+        file = board.folder / "data" / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        os.utime(file, (number, number))
+    assert rooms.suggestions(board, "source") == ["data/clean/rows.jsonl", "data/a.csv"]
 
 
 def test_what_sets_runs_apart(board: Board) -> None:

@@ -97,7 +97,8 @@ def test_one_key_is_changed(before: str, path: str, value: Any, after: Any) -> N
 @pytest.mark.parametrize(
     ("kind", "given", "said"),
     [
-        ("number", 3.0, 3), ("number", None, None), ("value", "[1, 2]", [1, 2]), ("value", "", None),
+        ("number", 3.0, 3), ("number", "3", 3), ("number", "", None),
+        ("number", None, None), ("value", "[1, 2]", [1, 2]), ("value", "", None),
         ("lines", "a\n\nb", ["a", "b"]), ("flag", False, False),
     ],
 )  # fmt: skip
@@ -108,6 +109,8 @@ def test_what_a_component_holds(kind: Any, given: Any, said: Any) -> None:
 def test_what_is_no_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="not a YAML value"):
         forms.Field("x", "value", None, None, "").said("[1, ")
+    with pytest.raises(ConfigError, match="expected a whole number, got 'many'"):
+        forms.Field("x", "number", None, None, "", whole=True).said("many")
 
 
 def test_problems_are_sentences() -> None:
