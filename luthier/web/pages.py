@@ -54,10 +54,10 @@ def component(board: Board, field: forms.Field) -> Any:
     return gr.Textbox(written, placeholder=default, **common)
 
 
-def command_tab(board: Board, about: str, words: Sequence[str], anew: Sequence[Any]) -> None:
+def command_tab(board: Board, about: str, words: Sequence[str], anew: Sequence[Any]) -> tuple[Any, gr.Timer]:
     """A form for each of some commands, the line that does the same in a terminal, and what it says.
 
-    `anew` are events after which other files or models may be there.
+    `anew` are events after which other files or models may be there. Returns the job that is shown, and its timer.
     """
     say = board.say
     gr.Markdown(say(f"{about}.about"))
@@ -105,6 +105,7 @@ def command_tab(board: Board, about: str, words: Sequence[str], anew: Sequence[A
     output = gr.HTML(elem_id=f"{about}-output")
     gr.on(anew, lambda: gr.Timer(active=True), None, look, show_progress="hidden")
     look.tick(partial(looked, board), job, [output, look], show_progress="hidden")
+    return job, look
 
 
 def terminal(board: Board, words: str = "") -> gr.Code:
@@ -128,10 +129,12 @@ def data_tab(board: Board, anew: Sequence[Any]) -> None:
     dropped = gr.File(label=board.say("data.drop"), file_count="multiple", elem_id="drop")
     told = gr.Markdown(elem_id="dropped")
 
-    def take(files: Sequence[str] | None) -> str:
-        names = [kept(board.folder, Path(file)) for file in files or []]
-        return board.say("data.taken", names=", ".join(f"`{name}`" for name in names)) if names else ""
-
-    dropped.upload(take, dropped, told)
     words = ["data inspect", "data show", "data stats", "data clean", "data augment", "data where"]
-    command_tab(board, "data", words, [*anew, told.change])
+    job, look = command_tab(board, "data", words, [*anew, told.change])
+
+    def take(files: Sequence[str]) -> tuple[str, str, Any]:
+        names = [kept(board.folder, Path(file)) for file in files]
+        name = board.start(["data", "inspect", "--", names[-1]], "data inspect")
+        return board.say("data.taken", names=", ".join(f"`{one}`" for one in names)), name, gr.Timer(active=True)
+
+    dropped.upload(take, dropped, [told, job, look])

@@ -22,6 +22,8 @@ EASY = ("model.path", "data.train", "objective.type", "adapter.type", "train.epo
 """The keys of the first page, with what is measured to be a good start."""
 IN_ORDER: Any = {"concurrency_id": "text", "concurrency_limit": 1}
 """Of events that change the text, or use it: who leaves a field for a button starts what the field says."""
+LATER = "async (...given) => { await new Promise(done => setTimeout(done, 400)); return given; }"
+"""Sends a click behind what leaving a field has sent: two requests of one moment may arrive in any order."""
 
 
 def train_tab(board: Board, anew: Sequence[Any]) -> None:
@@ -57,8 +59,8 @@ def train_tab(board: Board, anew: Sequence[Any]) -> None:
         return *_typed(written, fresh, forms.with_rows(now, suggestions(board, "train"))), gr.Timer(active=True)
 
     gr.on(anew, opened, [text, fresh, copy], [text, fresh, look], show_progress="hidden", **IN_ORDER)
-    check.click(partial(_run, board, "check"), text, [job, line, look], **IN_ORDER)
-    start.click(partial(_run, board, "train"), text, [job, line, look], **IN_ORDER)
+    for button, verb in ((check, "check"), (start, "train")):
+        button.click(partial(_run, board, verb), text, [job, line, look], js=LATER, **IN_ORDER)
     stop.click(lambda name: one.stop() if (one := board.job(name)) else None, job)
     again.click(lambda name: (go_on(board, name), gr.Timer(active=True)), job, [job, look])
     look.tick(partial(looked, board), job, [output, look], show_progress="hidden")

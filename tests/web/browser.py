@@ -168,7 +168,9 @@ def config(page: Any, board: Running, run: str, steps: int) -> None:
     page.keyboard.press("Control+a")
     page.keyboard.insert_text(text)
     page.locator("#head").click()
-    page.wait_for_function("document.querySelector('#problems').innerText.includes('This can be run')", timeout=WAIT)
+    fields = "document.querySelectorAll('#field-output-dir :is(input, textarea)')"  # drawn of what was taken
+    page.wait_for_function(f"[...{fields}].pop()?.value == 'runs/{run}'", timeout=WAIT)
+    says(page, "#problems", "This can be run")
 
 
 def command(page: Any, name: str, label: str, **said: str) -> None:
@@ -193,7 +195,11 @@ def command(page: Any, name: str, label: str, **said: str) -> None:
 
 def says(page: Any, place: str, words: str, patience: float = WAIT) -> None:
     found = f"document.querySelector('{place}') && document.querySelector('{place}').innerText.includes('{words}')"
-    page.wait_for_function(found, timeout=patience)
+    try:
+        page.wait_for_function(found, timeout=patience)
+    except playwright.TimeoutError:
+        picture(page, "waited")
+        raise
 
 
 def picture(page: Any, name: str) -> None:
