@@ -51,7 +51,8 @@ def component(board: Board, field: forms.Field) -> Any:
     if field.kind == "lines":
         return gr.Textbox("\n".join(map(str, field.value or [])), lines=2, placeholder=default, **common)
     written = field.value if isinstance(field.value, str | None) else forms.spelled(field.value)
-    return gr.Textbox(written, placeholder=default, **common)
+    # "" and not None: a field that stands where another one stood would keep what that one held
+    return gr.Textbox(written or "", placeholder=default, **common)
 
 
 def command_tab(board: Board, about: str, words: Sequence[str], anew: Sequence[Any]) -> tuple[Any, gr.Timer]:
