@@ -20,6 +20,8 @@ from luthier.web.guard import kept, numbered
 
 NARROW = 280
 """Pixels below which fields stand below each other."""
+ONE_BY_ONE: Any = {"concurrency_id": "form", "concurrency_limit": 1}
+"""Of forms that are drawn: gradio draws no two of a page at once without mixing them up."""
 USUAL = {
     "data stats": {"image": "data/counted.png"}, "data clean": {"output": "data/clean"},
     "data augment": {"output": "data/more"}, "compare": {"output": "compared"},
@@ -69,7 +71,7 @@ def command_tab(board: Board, about: str, words: Sequence[str], anew: Sequence[A
         visible=False, interactive=False, label=say("ship.key"), buttons=["copy"], elem_id=f"{about}-key"
     )
 
-    @gr.render(inputs=chosen, triggers=[*anew, chosen.change])  # type: ignore[untyped-decorator]
+    @gr.render(inputs=chosen, triggers=[*anew, chosen.change], **ONE_BY_ONE)  # type: ignore[untyped-decorator]
     def form(word: str) -> None:
         usual: Mapping[str, Any] = USUAL.get(word, {})
         if "output" in usual:  # a folder that is not there yet

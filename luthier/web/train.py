@@ -16,7 +16,7 @@ from luthier.system.files import write_text
 from luthier.web import forms
 from luthier.web.board import LOOK_SECONDS, Board, looked, suggestions
 from luthier.web.guard import inside, numbered
-from luthier.web.pages import in_rows, terminal
+from luthier.web.pages import ONE_BY_ONE, in_rows, terminal
 
 EASY = ("model.path", "data.train", "objective.type", "adapter.type", "train.epochs", "parallel.type", "output.dir")
 """The keys of the first page, with what is measured to be a good start."""
@@ -34,7 +34,7 @@ def train_tab(board: Board, anew: Sequence[Any]) -> None:
     pages = [(say("train.easy"), "easy"), *((say(f"section.{name}"), name) for name in forms.sections())]
     page = gr.Radio(pages, value="easy", label=say("train.page"), elem_id="section")
 
-    @gr.render(inputs=[text, page], triggers=[*anew, page.change, fresh.change])  # type: ignore[untyped-decorator]
+    @gr.render(inputs=[text, page], triggers=[*anew, page.change, fresh.change], **ONE_BY_ONE)  # type: ignore[untyped-decorator]
     def form(written: str, section: str) -> None:
         found = forms.easy(EASY, written) if section == "easy" else forms.fields(section, written)
         for field, made in zip(found, in_rows(board, found), strict=True):

@@ -168,9 +168,14 @@ def config(page: Any, board: Running, run: str, steps: int) -> None:
     page.keyboard.press("Control+a")
     page.keyboard.insert_text(text)
     page.locator("#head").click()
-    fields = "document.querySelectorAll('#field-output-dir :is(input, textarea)')"  # drawn of what was taken
-    page.wait_for_function(f"[...{fields}].pop()?.value == 'runs/{run}'", timeout=WAIT)
+    drawn(page, "output-dir", f"runs/{run}")
     says(page, "#problems", "This can be run")
+
+
+def drawn(page: Any, field: str, value: str) -> None:
+    """Waits until a form is drawn with a value, such as the newest file."""
+    fields = f"document.querySelectorAll('#field-{field} :is(input, textarea)')"
+    page.wait_for_function(f"[...{fields}].pop()?.value == '{value}'", timeout=WAIT)
 
 
 def command(page: Any, name: str, label: str, **said: str) -> None:

@@ -145,8 +145,7 @@ def test_what_is_wrong_is_said(page: Any, board: Running) -> None:
     tab(page, "Data")
     page.set_input_files("#drop input[type=file]", str(board.folder / "broken.json"))
     says(page, "#dropped", "data/broken.json")
-    chosen = "document.querySelector('#field-source input')?.value == 'data/broken.json'"
-    page.wait_for_function(chosen, timeout=WAIT)  # the form is drawn anew, with the newest file
+    drawn(page, "source", "data/broken.json")
     for patience in (WAIT / 9, WAIT):  # perhaps twice, for the tab and for the file: a click between them is lost
         page.locator("#run-data").click()
         with suppress(playwright.TimeoutError):
@@ -183,6 +182,7 @@ def test_rows_are_looked_at_counted_and_cleaned(page: Any, board: Running) -> No
     page.set_input_files("#drop input[type=file]", str(board.folder / "odd.csv"))
     says(page, "#dropped", "data/odd.csv")
     says(page, "#data-output", "42 rows, format ")  # what it is, without being asked
+    drawn(page, "source", "data/odd.csv")
     command(page, "data", "Show rows as the model sees them", model="tiny", rows="41")
     says(page, "#data-output", "<script>")
     command(page, "data", "Count", model="tiny")
