@@ -18,6 +18,7 @@ from tests.web.browser import (
     browser,
     command,
     config,
+    drawn,
     nothing_goes_on,
     page,
     picture,
