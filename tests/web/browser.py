@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -178,24 +177,22 @@ def drawn(page: Any, field: str, value: str) -> None:
     page.wait_for_function(f"[...{fields}].pop()?.value == '{value}'", timeout=WAIT)
 
 
-def command(page: Any, name: str, label: str, **said: str) -> None:
-    """Runs a command of a tab with what its fields are told; again where a click hit a form that was drawn anew."""
-    tab(page, Speaker("en")(f"tab.{name}"))
+def command(page: Any, name: str, words: str, **said: str) -> None:
+    """Runs a command of a tab with what its fields are told, which the line for a terminal says again."""
+    say = Speaker("en")
+    tab(page, say(f"tab.{name}"))
+    page.get_by_text(say(f"command.{words.replace(' ', '_')}"), exact=True).locator("visible=true").click()
+    line = page.locator(".cm-content").locator("visible=true")
+    line.filter(has_text=f"luthier {words}").first.wait_for(timeout=WAIT)
+    for key, value in said.items():
+        field = page.locator(f"#field-{key} :is(input, textarea)").locator("visible=true").last
+        field.fill(value)
+        page.keyboard.press("Enter")
+        line.filter(has_text=value).first.wait_for(timeout=WAIT)
     job = f"document.querySelector('#{name}-output p.status')?.innerText.split(':')[0]"
     before = page.evaluate(job)
-    for patience in (WAIT / 20, WAIT / 10, WAIT):
-        page.get_by_text(label, exact=True).locator("visible=true").click()
-        for key, value in said.items():
-            field = page.locator(f"#field-{key} :is(input, textarea)").locator("visible=true").last
-            field.wait_for(timeout=WAIT)
-            field.fill(value)
-            page.keyboard.press("Enter")
-        page.wait_for_timeout(1000)
-        page.locator(f"#run-{name}").locator("visible=true").click()
-        with suppress(playwright.TimeoutError):
-            page.wait_for_function(f"{job} != {json.dumps(before)}", timeout=patience)
-            return
-    raise AssertionError(f"{label} was not started")
+    page.locator(f"#run-{name}").locator("visible=true").click()
+    page.wait_for_function(f"{job} != {json.dumps(before)}", timeout=WAIT)
 
 
 def says(page: Any, place: str, words: str, patience: float = WAIT) -> None:

@@ -59,7 +59,7 @@ def test_from_a_file_to_a_tuned_model(page: Any, board: Running) -> None:
     for run in ("runs/first", "runs/first-2"):
         page.locator("#several").get_by_text(run, exact=True).click()
     page.wait_for_selector("#compared polyline.line-1", timeout=WAIT)
-    command(page, "evaluate", "Measure one model", model="runs/first")
+    command(page, "evaluate", "evaluate", model="runs/first")
     says(page, "#evaluate-output", "loss")
     tab(page, "Train")
     says(page, "#yaml", "output: runs/first")  # what was written there is there after the page was loaded anew
@@ -168,7 +168,7 @@ def test_a_config_that_does_not_fit(page: Any, board: Running) -> None:
     (board.folder / "configs" / "big.yaml").write_text(
         "model: tiny\ndata: {train: [rows.csv], held_out: 0.1, max_length: 200}\noutput: runs/big\n", encoding="utf-8"
     )
-    command(page, "tools", "Ask whether a config fits into so much memory", config="configs/big.yaml", memory="50MB")
+    command(page, "tools", "check", config="configs/big.yaml", memory="50MB")
     says(page, "#tools-output", "does not fit, nor with any of these")
 
 
@@ -184,12 +184,12 @@ def test_rows_are_looked_at_counted_and_cleaned(page: Any, board: Running) -> No
     says(page, "#dropped", "data/odd.csv")
     says(page, "#data-output", "42 rows, format ")  # what it is, without being asked
     drawn(page, "source", "data/odd.csv")
-    command(page, "data", "Show rows as the model sees them", model="tiny", rows="41")
+    command(page, "data", "data show", model="tiny", rows="41")
     says(page, "#data-output", "<script>")
-    command(page, "data", "Count", model="tiny")
+    command(page, "data", "data stats", model="tiny")
     page.locator("#data-output img.written").wait_for(timeout=WAIT)
     picture(page, "counted")
-    command(page, "data", "Clean")
+    command(page, "data", "data clean")
     says(page, "#data-output", "odd.csv, cleaned")
     picture(page, "cleaned")
     assert page.evaluate("window.harmed") is None
