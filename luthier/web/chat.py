@@ -22,6 +22,7 @@ from luthier.inference.calls import calls_in
 from luthier.inference.endpoint import EndpointEngine
 from luthier.inference.engine import Sampling
 from luthier.system.files import write_text
+from luthier.web import shown
 from luthier.web.board import LOOK_SECONDS, Board, suggestions
 from luthier.web.pages import NARROW
 
@@ -48,7 +49,8 @@ def chat_tab(board: Board, load_page: Any, select: Any) -> tuple[Any, ...]:
     with gr.Row():
         names = [gr.Dropdown([], label=say(f"chat.{side}"), elem_id=f"who-{side}") for side in ("tuned", "base")]
     with gr.Row():
-        looks: Any = {"buttons": ["copy"], "height": HEIGHT, "show_label": False}
+        # what is said is shown as it is: a tag is text, a call of a tool is seen
+        looks: Any = {"buttons": ["copy"], "height": HEIGHT, "show_label": False, "render_markdown": False}
         talks = [gr.Chatbot(label=say(f"chat.{side}"), elem_id=side, **looks) for side in ("tuned", "base")]
     with gr.Accordion(say("chat.how"), open=False):
         system = gr.Textbox("", label=say("chat.system"), elem_id="chat-system")
@@ -122,7 +124,8 @@ def _answers(
         raise gr.Error(board.say("chat.first"))
     system, tools, temperature, likeliest, longest = how
     sampling = Sampling(max_new_tokens=int(longest), temperature=float(temperature), top_p=float(likeliest))
-    asked, streams, sides = {"role": "user", "content": words}, list[Iterator[str]](), [list(tuned), list(base)]
+    asked = {"role": "user", "content": shown.literally(words)}
+    streams, sides, texts = list[Iterator[str]](), [list(tuned), list(base)], ["", ""]
     try:
         for side, name in zip(sides, (one, other), strict=True):
             if name:
@@ -131,8 +134,9 @@ def _answers(
                 side.append({"role": "assistant", "content": "", "metadata": COMING})
         saying = [side for side, name in zip(sides, (one, other), strict=True) if name]
         for pieces in zip_longest(*streams, fillvalue=""):
-            for side, piece in zip(saying, pieces, strict=True):
-                side[-1]["content"] += piece
+            for number, (side, piece) in enumerate(zip(saying, pieces, strict=True)):
+                texts[number] += piece
+                side[-1]["content"] = shown.literally(texts[number])
             yield "", sides[0], sides[1]
     except LuthierError as error:
         yield words, tuned, base
@@ -160,7 +164,8 @@ def _talk(side: History, system: str, tools: str) -> Conversation:
 def _text(turn: dict[str, Any]) -> str:
     """What a message of the page says: a text, or pieces with one."""
     content = turn["content"]
-    return content if isinstance(content, str) else "".join(str(piece.get("text", "")) for piece in content)
+    pieces = [content] if isinstance(content, str) else [str(piece.get("text", "")) for piece in content]
+    return shown.meant("".join(pieces))
 
 
 def _like(board: Board, mine: History, other: History, system: str, tools: str, liked: gr.LikeData) -> None:

@@ -50,6 +50,16 @@ def _coloured(said: Text | Markdown, *, soft_wrap: bool = False) -> str:
     return console.export_html(theme=colours, inline_styles=True, code_format="{code}")
 
 
+def literally(text: str) -> str:
+    """A text in which a page finds no tags, where it would look for some; all else stays, to be copied as it is."""
+    return re.sub(r"&(?=(?:amp;)*lt;)", "&amp;", text).replace("<", "&lt;") if "<" in text or "lt;" in text else text
+
+
+def meant(text: str) -> str:
+    """What was given to `literally`."""
+    return re.sub(r"&((?:amp;)*)lt;", lambda found: f"&{found[1][4:]}lt;" if found[1] else "<", text)
+
+
 def _plain(output: str) -> str:
     return Text.from_ansi(output).plain
 

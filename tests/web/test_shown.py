@@ -79,6 +79,12 @@ def test_what_an_output_names_is_shown(tmp_path: Path) -> None:
     assert "Cleaned" in page and "<script" not in page and "**3**" not in page
 
 
+@given(st.text() | st.text(alphabet="<&;amplt/ "))
+def test_what_is_shown_literally_is_meant(text: str) -> None:
+    shows = shown.literally(text)
+    assert "<" not in shows and shown.meant(shows) == text
+
+
 def test_answers_as_they_improve() -> None:
     """The first and the last ones, and what the row says; all of it text."""
     rows = [
