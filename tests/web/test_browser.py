@@ -222,4 +222,5 @@ def test_what_is_liked_is_kept(page: Any, board: Running) -> None:
     assert row["prompt"] == [{"role": "user", "content": HOSTILE}] and page.evaluate("window.harmed") is None
     assert len(row["chosen"][0]["content"]) > 100, "cut off"
     assert row["chosen"][0]["content"] != row["rejected"][0]["content"]
+    file.unlink()  # the newest file is what other tests begin with
     picture(page, "chat")
