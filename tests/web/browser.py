@@ -158,6 +158,7 @@ def config(page: Any, board: Running, run: str, steps: int) -> None:
     """Writes a config into the page, as text."""
     tab(page, "Train")
     says(page, "#field-data-train", "data/rows.csv")
+    says(page, "#yaml", "data/rows.csv")
     text = (
         f"model: tiny\ndata: {{train: [data/rows.csv], held_out: 0.2, max_length: 200}}\noutput: runs/{run}\n"
         f"train: {{max_steps: {steps}, epochs: 1000, batch_size: 4, save_every: 2 steps, evaluate_every: null}}\n"
