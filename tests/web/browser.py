@@ -174,8 +174,9 @@ def config(page: Any, board: Running, run: str, steps: int) -> None:
 
 def drawn(page: Any, field: str, value: str) -> None:
     """Waits until a form is drawn with a value, such as the newest file."""
-    fields = f"document.querySelectorAll('#field-{field} :is(input, textarea)')"
-    page.wait_for_function(f"[...{fields}].pop()?.value == '{value}'", timeout=WAIT)
+    waits(
+        page, f"[...document.querySelectorAll('#field-{field} :is(input, textarea)')].pop()?.value == '{value}'", WAIT
+    )
 
 
 def command(page: Any, name: str, words: str, **said: str) -> None:
@@ -197,7 +198,11 @@ def command(page: Any, name: str, words: str, **said: str) -> None:
 
 
 def says(page: Any, place: str, words: str, patience: float = WAIT) -> None:
-    found = f"document.querySelector('{place}') && document.querySelector('{place}').innerText.includes('{words}')"
+    waits(page, f"document.querySelector('{place}')?.innerText.includes('{words}')", patience)
+
+
+def waits(page: Any, found: str, patience: float) -> None:
+    """Until an expression is true; a picture says what there was instead."""
     try:
         page.wait_for_function(found, timeout=patience)
     except playwright.TimeoutError:
