@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 BOARD = "LUTHIER_BOARD"
-"""The folder of a board, beyond which what it starts reads no rows."""
+"""The folder of a board, beyond which no `dataset_info.json` leads what it starts."""
 KEY = "LUTHIER_KEY"
 """A key that a server shall ask for, instead of a new one; it is not printed."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from luthier.config import RunConfig
+from luthier.config import RunConfig, read_tree
 from luthier.drive import jobs as all_jobs
 from luthier.errors import LuthierError
 from luthier.models.catalogue import entries
@@ -26,6 +26,8 @@ MODELS = ("model", "models", "path", "folder", "base", "tuned", "runs")
 """Keys of configs and commands that name files of rows, and models."""
 CODE = ("evaluate", "compare")
 """Commands that run files of code, and write none."""
+CONFIGS = ("check", "plan", "migrate")
+"""Commands that read a config."""
 LOOK_SECONDS = 1.0
 """Between two looks at what a job has written."""
 LOG_BYTES = 200_000
@@ -48,9 +50,17 @@ class Board:
         """Give a command to a job; returns its name. Raises gr.Error for paths outside of the folder."""
         try:
             inside(self.folder, arguments, code=arguments[0] in CODE)
+            for file in self._configs(arguments):
+                inside(self.folder, forms.texts(read_tree(file)), code=True)
             return all_jobs.submit(arguments, about=about, folder=self.folder, queued=queued, secret=secret).name
         except LuthierError as error:
             raise gr.Error(str(error)) from error
+
+    def _configs(self, arguments: Sequence[str]) -> list[Path]:
+        """The files among arguments that name further ones, as a config does that somebody has dropped."""
+        found = [self.folder / word for word in arguments[1:] if (self.folder / word).is_file()]
+        configs = arguments[0] in CONFIGS
+        return [file for file in found if configs or (arguments[0] in CODE and file.suffix in (".yaml", ".yml"))]
 
     def about(self, path: str, text: str) -> str:
         """The help of a key in this language, or as the code has it."""
@@ -94,10 +104,13 @@ def looked(board: Board, name: str) -> tuple[str, Any]:
         return "", gr.Timer(active=False)
     status, said = one.status, one.tail(LOG_BYTES)
     head = f'<p class="status {status}">{one.name}: {board.say(f"status.{status}")}</p>'
-    pace = _pace_of(board, one) if status == "running" else ""
+    config = trained(board, one)
+    pace = _pace_of(board, one, config) if config and status == "running" else ""
     done = status == "finished" and one.arguments[0] != "train"  # whose curves are drawn as it goes
     seen = shown.written(board.folder, said) if done else ""
-    return head + pace + _answers_of(board, one) + shown.page_of(said) + seen, gr.Timer(active=status in all_jobs.LIVE)
+    return head + pace + _answers_of(board, config) + shown.page_of(said) + seen, gr.Timer(
+        active=status in all_jobs.LIVE
+    )
 
 
 def trained(board: Board, job: all_jobs.Job) -> RunConfig | None:
@@ -108,10 +121,8 @@ def trained(board: Board, job: all_jobs.Job) -> RunConfig | None:
     return None
 
 
-def _pace_of(board: Board, job: all_jobs.Job) -> str:
+def _pace_of(board: Board, job: all_jobs.Job, config: RunConfig) -> str:
     """How far a training is, and how long it will last; nothing before the first step of its own."""
-    if not (config := trained(board, job)):
-        return ""
     file, began = board.folder / config.output.dir / FILE, (job.folder / "started").stat().st_mtime
     follower = followed(file)
     follower.look()
@@ -120,9 +131,9 @@ def _pace_of(board: Board, job: all_jobs.Job) -> str:
     return shown.bar(found["step"], found["total"], board.say("runs.pace", **found)) if found else ""
 
 
-def _answers_of(board: Board, job: all_jobs.Job) -> str:
+def _answers_of(board: Board, config: RunConfig | None) -> str:
     """What a training's held-out rows were answered with as it learnt, where they are watched."""
-    if not (config := trained(board, job)) or not config.evaluate.watch:
+    if config is None or not config.evaluate.watch:
         return ""
     return shown.answers(read_metrics(board.folder / config.output.dir / WATCHED), board.say)
 

@@ -49,9 +49,9 @@ def inside(folder: Path, said: Iterable[str], *, code: bool = False) -> None:
 
 def _names(word: str) -> Iterator[str]:
     """What a word may name: itself, what stands behind an equals sign or a colon, each text of a setting."""
-    yield word
+    yield word.strip()
     if not ENDPOINT.fullmatch(word):
-        yield from re.split(r"[=:,]", word)
+        yield from re.split(r"\s*[=,]\s*|:", word)
         with suppress(ConfigError):
             yield from texts(value_of(word.partition("=")[2], source=word))
 

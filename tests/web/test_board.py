@@ -56,6 +56,19 @@ def test_jobs_of_other_folders_are_theirs(board: Board, tmp_path: Path) -> None:
         train.go_on(board, other.name)
 
 
+@pytest.mark.parametrize("words", [["check", "data/dropped.txt"], ["plan", "data/dropped.txt"],
+                                   ["evaluate", "--harness", "data/dropped.yaml", "m"]])  # fmt: skip
+def test_a_dropped_config_leads_nowhere(board: Board, words: list[str]) -> None:
+    """A file that is given to a command may itself name any file of the machine."""
+    for name in ("dropped.txt", "dropped.yaml"):
+        (board.folder / "data" / name).write_text("model: m\ndata: {train: [/etc/passwd]}\noutput: x\n")
+    with pytest.raises(gr.Error, match="leads out of"):
+        board.start(words, "check")
+    for name in ("dropped.txt", "dropped.yaml"):
+        (board.folder / "data" / name).write_text(TEXT.format("runs/x"))
+    assert board.start(words, "check")
+
+
 def test_a_secret_is_not_written_down(board: Board, tmp_path: Path) -> None:
     name = board.start(["deploy", "m"], "deploy", secret={KEY: "lk-123"})
     assert rooms.given == [{BOARD: str(board.folder), KEY: "lk-123"}]  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ AWAY = [
     "/etc/passwd", "../x", "a/../../x", "~/x", "~root/x", "output.dir=/tmp/x", "--memory=../x", "hub:/etc",
     "x,/etc/passwd", "file:///etc/passwd", "a\x00b", "link/x", "models:/../x",
     "models:/a/../../../x", "data.train=[/etc/passwd]", 'x="/etc/passwd"', "x={a: [{b: ../../y}]}", "~nobody-here/x",
+    "exact_match, /etc/evil", " /etc/passwd", "x = /etc/passwd",
     "http://a/../../../etc/passwd", "http://127.0.0.1/v1,/etc/passwd",
 ]  # fmt: skip
 HERE = [
@@ -82,6 +83,8 @@ def test_commands_write_no_code(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="the board writes no code"):
             inside(tmp_path, [word])
     inside(tmp_path, ["rewards.py"], code=True)
+    with pytest.raises(UserError, match="leads out of"):  # the command that reads it strips each of its parts
+        inside(tmp_path, ["exact_match, /etc/evil.py"], code=True)
 
 
 @pytest.mark.parametrize(

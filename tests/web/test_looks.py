@@ -61,7 +61,7 @@ def alike(page: Any, name: str) -> None:
         LOOKS.write_text(json.dumps(looks | {name: seen.tobytes().hex()}, indent=0, sort_keys=True), encoding="utf-8")
         return
     before = np.frombuffer(bytes.fromhex(looks[name]), np.uint8)
-    assert np.corrcoef(before, np.asarray(seen).ravel())[0, 1] > 0.7, f"{name} looks otherwise"
+    assert np.corrcoef(before, np.asarray(seen).ravel())[0, 1] > 0.9, f"{name} looks otherwise"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
