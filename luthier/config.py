@@ -207,7 +207,9 @@ class EvaluateConfig(Settings):
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """How freely answers are drawn; 0 takes the likeliest, which with several samples are all the same."""
     watch: Annotated[int, Field(ge=0)] = 0
-    """Held-out rows whose answers are written down as they improve, in `watched.jsonl`, at every evaluation."""
+    """Held-out rows whose answers are written down as they improve, in `watched.jsonl`, at every evaluation.
+
+    None are where a model is cut over devices."""
 
 
 class OutputConfig(Section):
